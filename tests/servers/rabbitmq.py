@@ -268,6 +268,8 @@ def start(version, tls=False, lines=(), owner=None, data=None):
 
 
 def boot(directory, told, owner):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, "kept"))
     log = open(os.path.join(directory, "log/keeper.log"), "a")
     keeper = subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "keep", directory, str(owner)],
@@ -325,7 +327,9 @@ def keep(directory, owner):
     if unshare.poll() is None:
         unshare.kill()
     status = unshare.wait()
-    if not keeping[0] and (os.path.exists(os.path.join(directory, "rabbitmqctl")) or status < 0):
+    if keeping[0]:
+        write(os.path.join(directory, "kept"), "")
+    elif status < 0:  # killed; what ended by itself leaves its logs for whoever started it
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -370,60 +374,57 @@ def run_with(versions, tls, lines, command):
     """Runs a command beside brokers and tells it of them by environment variables; returns its status."""
     started = {}
     try:
-        for version in versions:
-            before = time.monotonic()
-            started[version] = as_root_start(version, tls, lines)
-            say(f"RabbitMQ {started[version]['VERSION']} is up after {time.monotonic() - before:.1f} s")
-        environment = dict(os.environ)
-        environment["ASYA_TEST_AMQP_URLS"] = " ".join(f"{version}={told['AMQP']}" for version, told in started.items())
-        if tls:
-            environment["ASYA_TEST_AMQPS_URLS"] = " ".join(f"{version}={told['AMQPS']}" for version, told in started.items())
-            for version, told in started.items():
-                environment["ASYA_TEST_CA_FILE_" + version.replace(".", "_")] = told["CA_FILE"]
-                environment["ASYA_TEST_CA_FILE"] = bundle(started, environment)
-        for version, told in started.items():
-            environment["ASYA_TEST_RABBITMQCTL_" + version.replace(".", "_")] = told["RABBITMQCTL"]
-            environment["ASYA_TEST_BROKER_DIR_" + version.replace(".", "_")] = told["DIR"]
-            environment["ASYA_TEST_BROKER_PID_" + version.replace(".", "_")] = told["PID"]
-        child = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=environment)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: child.send_signal(number))
-        status = child.wait()
+        before = time.monotonic()
+        booting = {version: begin_start(version, tls, lines) for version in versions}
+        for version, process in booting.items():
+            line, _ = process.communicate()
+            if process.returncode == 0:
+                started[version] = dict(word.split("=", 1) for word in shlex.split(line))
+        if len(started) < len(versions):
+            raise Failure(f"of the brokers {', '.join(versions)} only these came up: {', '.join(started) or 'none'}")
+        say(f"{', '.join('RabbitMQ ' + told['VERSION'] for told in started.values())} up after {time.monotonic() - before:.1f} s")
+        with tempfile.TemporaryDirectory(prefix="asya-authorities-") as folder:
+            environment = {**os.environ, **describe(started, tls, folder)}
+            child = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=environment)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda number, _: child.send_signal(number))
+            status = child.wait()
         return 128 - status if status < 0 else status
     finally:
         for told in started.values():
-            as_root(["stop", told["DIR"]])
+            subprocess.run(as_root("stop", told["DIR"]), check=True)
 
 
-def bundle(started, environment):
-    """One file with every started broker's authority, so that one variable serves all of them."""
-    path = os.path.join(next(iter(started.values()))["DIR"], "tls", "all-authorities.pem")
-    text = "".join(open(told["CA_FILE"]).read() for told in started.values())
-    if os.access(os.path.dirname(path), os.W_OK):
-        write(path, text)
-        return path
-    handle, path = tempfile.mkstemp(prefix="asya-ca-", suffix=".pem")
-    os.write(handle, text.encode())
-    os.close(handle)
-    return path
+def describe(started, tls, folder):
+    """The environment variables that tell a command of its brokers (with-brokers.sh lists them)."""
+    told_by = {"ASYA_TEST_AMQP_URLS": " ".join(f"{version}={told['AMQP']}" for version, told in started.items())}
+    for version, told in started.items():
+        for name, key in (("RABBITMQCTL", "RABBITMQCTL"), ("BROKER_DIR", "DIR"), ("BROKER_PID", "PID")):
+            told_by[f"ASYA_TEST_{name}_{version.replace('.', '_')}"] = told[key]
+    if tls:
+        told_by["ASYA_TEST_AMQPS_URLS"] = " ".join(f"{version}={told['AMQPS']}" for version, told in started.items())
+        told_by["ASYA_TEST_CA_FILE"] = os.path.join(folder, "ca.pem")
+        with open(told_by["ASYA_TEST_CA_FILE"], "w") as file:
+            for told in started.values():
+                with open(told["CA_FILE"]) as authority:
+                    file.write(authority.read())
+    return told_by
 
 
-def as_root(arguments, **options):
-    """Runs this script with those arguments, through sudo where this process is not root."""
-    command = [sys.executable, os.path.abspath(__file__), *arguments]
+def as_root(*words):
+    """The command that runs this script with these words, through sudo where this process is not root."""
+    command = [sys.executable, os.path.abspath(__file__), *words]
     if os.geteuid():
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         command = ["sudo", "env", f"XDG_CACHE_HOME={cache}", *command]
-    return subprocess.run(command, check=True, **options)
+    return command
 
 
-def as_root_start(version, tls, lines):
-    arguments = ["start", version, "--owner", str(os.getpid())]
-    arguments += ["--tls"] if tls else []
+def begin_start(version, tls, lines):
+    words = ["start", version, "--owner", str(os.getpid())] + (["--tls"] if tls else [])
     for line in lines:
-        arguments += ["--conf", line]
-    done = as_root(arguments, stdout=subprocess.PIPE, text=True)
-    return dict(word.split("=", 1) for word in shlex.split(done.stdout))
+        words += ["--conf", line]
+    return subprocess.Popen(as_root(*words), stdout=subprocess.PIPE, text=True)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -466,7 +467,7 @@ def main():
         return run_with(given.versions or sorted(RELEASES), given.tls, given.conf, command)
     if os.geteuid():
         extra = ["--owner", str(given.owner)] if given.verb == "start" and "--owner" not in words else []
-        return as_root([*words, *extra]).returncode
+        return subprocess.run(as_root(*words, *extra)).returncode
     if given.verb == "install":
         for version in given.versions:
             root = install(version)
@@ -488,5 +489,3 @@ if __name__ == "__main__":
     except Failure as failure:
         say(str(failure))
         sys.exit(1)
-    except subprocess.CalledProcessError as failure:
-        sys.exit(failure.returncode)
