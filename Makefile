@@ -1,0 +1,38 @@
+# Every check and every demo by one name. `make help` lists them.
+
+SHELL := /bin/bash
+PYTHON := target/venv/bin/python
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  make test ONLY='cargo kill' runs only those phases; tests/run.sh --list names them all"
+
+demo: ## send 1,797 handwritten digits through three actors and print what came of it
+	@tests/env/install.sh demo
+	@cargo build --quiet --release -p asya-cli
+	@examples/digits/demo.sh
+
+test: ## all tests, with real brokers (installs what is missing)
+	@tests/run.sh $(or $(ONLY),test)
+
+lint: ## formatting, clippy, dependencies, documentation, Python types
+	@tests/run.sh lint
+
+fmt: ## format the sources
+	@cargo fmt --all
+
+simulate: ## the deterministic simulation: SEED=n replays one, SEEDS=n runs that many
+	@cargo run --quiet --release -p asya-tests --bin simulate -- $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
+
+kill: ## the kill suite: 10,000 messages through three actors under SIGKILL
+	@tests/run.sh kill
+
+bench-hop: ## a full hop beside a raw forwarder, interleaved: target/bench/hop.json and docs/perf/hop.md
+	@tests/env/install.sh test
+	@bench/hop.sh $(if $(ROUNDS),--rounds $(ROUNDS))
+
+fuzz: ## every fuzz target for SECONDS=n each (20)
+	@tests/run.sh fuzz
+
+.PHONY: help demo test lint fmt simulate kill bench-hop fuzz
