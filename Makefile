@@ -1,6 +1,7 @@
 # Every check and every demo by one name. `make help` lists them.
 
 SHELL := /bin/bash
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PYTHON := target/venv/bin/python
 .DEFAULT_GOAL := help
 

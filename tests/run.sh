@@ -7,6 +7,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+
 LINT="fmt clippy deny rustdoc mypy"
 TEST="cargo python loom miri fuzz simulate kill"
 SECONDS_PER_FUZZ_TARGET=${SECONDS_PER_FUZZ_TARGET:-20}

@@ -74,15 +74,16 @@ toolchain() {
 }
 
 rustup_from_pypi() {
-    local folder
-    folder=$(mktemp -d)
+    local folder="$PWD/target/rustup-from-pypi"
+    rm -rf "$folder"
     quietly python3 -m venv "$folder/venv"
     quietly "$folder/venv/bin/pip" install --quiet puccinialin==0.1.14
-    quietly env XDG_CACHE_HOME="$folder/cache" "$folder/venv/bin/python" -m puccinialin
+    # In another folder, because the toolchain that this repository names is not there yet.
+    quietly env -C / XDG_CACHE_HOME="$folder/cache" "$folder/venv/bin/python" -m puccinialin
     local init
     init=$(find "$folder" -name 'rustup-init*' -type f -perm -u+x | head -n 1)
     [ -n "$init" ] || fail "install Rust $(toolchain) with rustup (https://rustup.rs), then run this again"
-    quietly "$init" -y --no-modify-path --profile minimal --default-toolchain "$(toolchain)"
+    quietly "$init" -y --no-modify-path --profile minimal --default-toolchain none
     rm -rf "$folder"
 }
 
