@@ -1,1 +1,16 @@
-//! placeholder
+//! The sidecar: five stages around a core without I/O.
+//!
+//! [`pipeline`] decides, in pure synchronous code, over the events and effects of [`flow`]; [`drive`] turns between it
+//! and the rim: a broker ([`asya_transport`]) and the runtime's workers.
+
+pub mod drive;
+pub mod flow;
+pub mod handoff;
+pub mod intake;
+pub mod lifecycle;
+pub mod pipeline;
+pub mod publish;
+pub mod route;
+pub mod settle;
+pub mod slab;
+pub mod stamp;

@@ -1,0 +1,114 @@
+//! Intake: from a delivery to messages.
+//!
+//! Takes a delivered body, gives the messages in it, each decoded as far as its head. Never blocks. A body that cannot
+//! be decoded becomes a [`Refusal`], which the pipeline sends to the failure sink whole.
+
+pub mod window;
+
+use asya_envelope::{DecodeError, Decoded, Encoding, Head, Payload, PayloadIn, Phase};
+use asya_transport::{ContentType, Room, Slot};
+
+use crate::flow::{Settings, Store, reason};
+
+/// A message as it was decoded.
+#[derive(Debug)]
+pub struct Intaken {
+    /// Its head.
+    pub head: Head,
+    /// Its payload, in the body or in `rebuilt`.
+    pub payload: Payload,
+    /// A slot of its own, when base64 had to be rebuilt into bytes.
+    pub rebuilt: Option<Slot>,
+    /// It is known to have crashed its worker before, or its last consumer was lost.
+    pub suspect: bool,
+    /// Charges for crashes that its head tells of.
+    pub crashes: u32,
+    /// It may not run here: why.
+    pub misrouted: Option<String>,
+}
+
+/// Why a body is no message.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It is malformed.
+    Malformed(DecodeError),
+    /// There is no room to rebuild its blobs; the delivery goes back.
+    NoRoom,
+    /// It is larger than the configured maximum once its blobs are rebuilt.
+    TooLarge,
+}
+
+/// Decodes one body.
+pub fn decode(
+    settings: &Settings,
+    store: &mut dyn Store,
+    slot: Slot,
+    content_type: ContentType,
+    lost_before: bool,
+) -> Result<Intaken, Refusal> {
+    let Decoded { head, payload } =
+        asya_envelope::decode(store.slot(slot), encoding_of(content_type)).map_err(Refusal::Malformed)?;
+    let (payload, rebuilt) = match payload {
+        PayloadIn::InPlace(payload) => (payload, None),
+        PayloadIn::Inline(inline) => {
+            let target = match store.reserve(inline.section_len()) {
+                Room::Granted(target) => target,
+                Room::Later => return Err(Refusal::NoRoom),
+                Room::TooLarge => return Err(Refusal::TooLarge),
+            };
+            // The body is copied out first: source and target are two slots of one store.
+            let body = store.slot(slot).to_vec();
+            match inline.write_section(&body, store.slot_mut(target)) {
+                Ok(payload) => (payload, Some(target)),
+                Err(error) => {
+                    store.release(target);
+                    return Err(Refusal::Malformed(error));
+                }
+            }
+        }
+    };
+    let crashes = crashes_told(settings, &head);
+    let misrouted = misrouted(settings, &head);
+    Ok(Intaken { suspect: lost_before || crashes > 0, crashes, misrouted, head, payload, rebuilt })
+}
+
+/// The encoding that a content type names.
+pub fn encoding_of(content_type: ContentType) -> Encoding {
+    match content_type {
+        ContentType::Json => Encoding::Json,
+        ContentType::Native => Encoding::Native,
+    }
+}
+
+/// Charges for crashes that a head tells of: written by an earlier run of this actor.
+fn crashes_told(settings: &Settings, head: &Head) -> u32 {
+    match &head.status {
+        Some(status)
+            if status.phase == Phase::Retrying
+                && status.actor == settings.actor
+                && status.reason.as_deref() == Some(reason::WORKER_CRASHED) =>
+        {
+            status.attempt.saturating_sub(1)
+        }
+        _ => 0,
+    }
+}
+
+/// Why a message may not run here. An end actor takes everything.
+fn misrouted(settings: &Settings, head: &Head) -> Option<String> {
+    if settings.role == crate::flow::Role::End {
+        return None;
+    }
+    if head.route.curr != settings.actor {
+        return Some(format!(
+            "route mismatch: message is for actor {:?}, this is {:?}",
+            head.route.curr, settings.actor
+        ));
+    }
+    match &head.namespace {
+        Some(namespace) if *namespace != settings.namespace => {
+            Some(format!("route mismatch: message is for namespace {namespace:?}, this is {:?}", settings.namespace))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,522 @@
+//! The path of a message: the only file that names every stage.
+//!
+//! ```text
+//! Delivered ─► intake ─► handoff ─► route ─► publish ─► settle ─► Settle
+//! ```
+//! Takes events, gives effects, in pure synchronous code: the same that runs against real brokers and in the
+//! simulation. After each batch of events the rim sends one [`Event::Tick`], which is when waiting messages are given
+//! to workers: what was ready in the same turn travels together.
+
+mod failure;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use asya_envelope::{ErrorInfo, names};
+use asya_transport::{self as transport, Settlement, Tag};
+
+use crate::flow::{
+    CallEnd, Death, Delivery, DeliveryId, Effect, Effects, Ending, Event, Flight, Message, MessageId, Now, Observation,
+    Output, Purpose, Report, Role, Running, Settings, State, Store, Time, WorkerEvent, WorkerId, reason,
+};
+use crate::handoff::Handoff;
+use crate::intake::window::Window;
+use crate::intake::{self, Intaken, Refusal};
+use crate::lifecycle::{Phase, Step};
+use crate::publish::{Address, Load, Publishing, Verdict};
+use crate::route::{self, Onward};
+use crate::settle::{self, orphans::Orphans};
+use crate::stamp::Stamp;
+
+/// The core: everything that is decided about a message.
+#[derive(Debug)]
+pub struct Pipeline {
+    settings: Settings,
+    flight: Flight,
+    phase: Phase,
+    window: Window,
+    handoff: Handoff,
+    publishing: Publishing,
+    orphans: Orphans,
+    /// Messages of an end actor that failed and run again later: an end actor has nowhere to send them.
+    postponed: BTreeSet<(Time, MessageId)>,
+    queues: BTreeMap<String, Rc<str>>,
+    stamp: Stamp,
+}
+
+impl Pipeline {
+    /// A core at rest: no worker, no connection.
+    pub fn new(settings: Settings, now: Now) -> Self {
+        Self {
+            window: Window::new(settings.max_window),
+            handoff: Handoff::new(settings.workers, now.mono),
+            settings,
+            flight: Flight::default(),
+            phase: Phase::Idle,
+            publishing: Publishing::default(),
+            orphans: Orphans::default(),
+            postponed: BTreeSet::new(),
+            queues: BTreeMap::new(),
+            stamp: Stamp::default(),
+        }
+    }
+
+    /// Everything in flight, for the rim to read what effects name.
+    pub fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    /// What the core was told of its actor.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether the actor consumes, pauses or drains.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether any worker is ready.
+    pub fn ready(&self) -> bool {
+        self.handoff.ready()
+    }
+
+    /// Messages by where they are: waiting, running, publishing (to be confirmed), parked (publishes to try again).
+    pub fn stages(&self) -> [(&'static str, usize); 4] {
+        let (waiting, running) = (self.handoff.waiting() + self.postponed.len(), self.handoff.running());
+        let publishing = self.flight.messages.len().saturating_sub(waiting + running);
+        let parked = self.publishing.parked();
+        [("intake", waiting), ("handoff", running), ("publish", publishing), ("parked", parked)]
+    }
+
+    /// When a [`Event::Tick`] is due, if nothing else happens before.
+    pub fn next_timer(&self) -> Option<Time> {
+        let unready = match self.phase {
+            Phase::Consuming => self.handoff.unready_since().map(|at| at.after(self.settings.ready_grace)),
+            phase => phase.deadline(),
+        };
+        let postponed = self.postponed.first().map(|&(due, _)| due);
+        let handoff = self.handoff.next_timer(&self.settings, &self.flight);
+        let stages = [handoff, self.publishing.next_timer(), self.orphans.next_timer()];
+        stages.into_iter().chain([unready, postponed]).flatten().min()
+    }
+
+    /// Handles one event. The effects are to be carried out, in order, before the next event is handled.
+    pub fn handle(&mut self, event: Event, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        match event {
+            Event::Broker(event) => self.on_broker(event, now, store, fx),
+            Event::Worker(event) => self.on_worker(event, now, store, fx),
+            Event::Drain { deadline } => {
+                let step = self.phase.drain(deadline);
+                self.step(step, now, store, fx);
+            }
+            Event::Tick => self.tick(now, store, fx),
+        }
+    }
+
+    fn on_broker(&mut self, event: transport::Event, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        match event {
+            transport::Event::Delivered(delivery) => self.on_delivered(delivery, now, store, fx),
+            transport::Event::Published { token, outcome } => {
+                let sent = self.flight.publications.get(crate::slab::Key::from_u64(token.0)).map(|p| p.sent);
+                if outcome == transport::Outcome::Confirmed
+                    && let Some(sent) = sent
+                {
+                    self.window.confirmed(now.mono.since(sent));
+                }
+                let verdict = self.publishing.heard(&self.settings, &mut self.flight, fx, now, token, outcome);
+                self.on_verdict(verdict, now, store, fx);
+            }
+            transport::Event::Oversize { tag, len } => {
+                fx.push(Effect::Report(Report::Oversize { len }));
+                fx.observe(Observation::Failed(reason::TOO_LARGE));
+                fx.push(Effect::Settle { tag, how: Settlement::Reject });
+            }
+            transport::Event::Lost { epoch, why } => {
+                fx.push(Effect::Report(Report::ConnectionLost { why }));
+                self.on_lost(epoch, fx);
+                let step = self.phase.stopped();
+                self.step(step, now, store, fx);
+            }
+            transport::Event::Canceled { asked: true } => {
+                let step = self.phase.stopped();
+                self.step(step, now, store, fx);
+            }
+            transport::Event::SettleFailed { why, .. } => fx.push(Effect::Report(Report::SettleFailed { why })),
+            transport::Event::Connected { .. }
+            | transport::Event::Fatal { .. }
+            | transport::Event::Canceled { asked: false }
+            | transport::Event::Declared { .. }
+            | transport::Event::DeclareFailed { .. }
+            | transport::Event::Blocked(_)
+            | transport::Event::Depth { .. } => {}
+        }
+    }
+
+    fn on_delivered(&mut self, delivered: transport::Delivery, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let transport::Delivery { tag, slot, len, content_type, redelivery } = delivered;
+        let lost_before = redelivery.lost.is_some_and(|lost| lost > 0);
+        let intaken = intake::decode(&self.settings, store, slot, content_type, lost_before);
+        fx.observe(Observation::Received { bytes: len, messages: 1, decode: Duration::ZERO });
+        if let Ok(intaken) = &intaken
+            && let Some(id) = self.orphans.adopt(&self.flight, &intaken.head)
+        {
+            fx.observe(Observation::Adopted);
+            fx.push(Effect::ReleaseSlot(slot));
+            if let Some(rebuilt) = intaken.rebuilt {
+                fx.push(Effect::ReleaseSlot(rebuilt));
+            }
+            self.adopt(id, tag, now, fx);
+            return;
+        }
+        let delivery = self.flight.deliveries.insert(Delivery {
+            tag: Some(tag),
+            slot,
+            len,
+            content_type,
+            open: 1,
+            members: 1,
+            hand_back: false,
+            arrived: now.mono,
+        });
+        match intaken {
+            Ok(intaken) => self.admit(delivery, intaken, now, store, fx),
+            Err(Refusal::Malformed(error)) => self.refuse(delivery, &error, now, store, fx),
+            Err(Refusal::NoRoom) => settle::close(&mut self.flight, fx, delivery, Settlement::Requeue),
+            Err(Refusal::TooLarge) => {
+                fx.push(Effect::Report(Report::Oversize { len }));
+                fx.observe(Observation::Failed(reason::TOO_LARGE));
+                settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
+            }
+        }
+    }
+
+    fn admit(&mut self, delivery: DeliveryId, intaken: Intaken, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let Intaken { head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
+        let content_type = match self.settings.emit {
+            crate::flow::Emit::Native => transport::ContentType::Native,
+            crate::flow::Emit::AsArrived => {
+                self.flight.deliveries.get(delivery).map_or(transport::ContentType::Json, |d| d.content_type)
+            }
+        };
+        let id = self.flight.messages.insert(Message {
+            delivery,
+            state: State::Waiting,
+            head,
+            payload,
+            rebuilt,
+            content_type,
+            suspect,
+            crashes,
+            children: 0,
+            unconfirmed: 0,
+            doomed: None,
+            ending: Ending::Open,
+            arrived: now.mono,
+        });
+        match misrouted {
+            Some(text) => {
+                self.fail(id, reason::ROUTE_MISMATCH, failure::plain("asya.RouteMismatch", text), now, store, fx)
+            }
+            None => self.handoff.wait(id, suspect),
+        }
+        if matches!(self.phase, Phase::Draining { .. }) {
+            self.hand_back(now, store, fx);
+        }
+    }
+
+    /// A redelivery found its message still here: that one's end settles it.
+    fn adopt(&mut self, id: MessageId, tag: Tag, now: Now, fx: &mut Effects) {
+        let Some(message) = self.flight.messages.get(id) else { return };
+        if let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) {
+            delivery.tag = Some(tag);
+        }
+        if let State::Finished { .. } = message.state {
+            self.finish(id, now, fx);
+        }
+    }
+
+    fn on_lost(&mut self, epoch: u32, fx: &mut Effects) {
+        for id in self.flight.deliveries.keys() {
+            if let Some(delivery) = self.flight.deliveries.get_mut(id)
+                && delivery.tag.is_some_and(|tag| tag.epoch == epoch)
+            {
+                delivery.tag = None;
+            }
+        }
+        for id in self.flight.messages.keys() {
+            let Some(message) = self.flight.messages.get(id) else { continue };
+            let lost = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none() && d.members == 1);
+            if lost && !matches!(message.state, State::Finished { .. }) {
+                self.orphans.keep(&self.flight, id);
+            }
+        }
+        self.drop_lost(fx);
+    }
+
+    /// Drops what waits though its delivery is lost: the broker has it again, and it has not begun here.
+    fn drop_lost(&mut self, fx: &mut Effects) {
+        for id in self.flight.messages.keys() {
+            let Some(message) = self.flight.messages.get(id) else { continue };
+            let lost = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none());
+            if lost && message.state == State::Waiting && message.unconfirmed == 0 {
+                self.orphans.forget(&mut self.flight, fx, id);
+            }
+        }
+    }
+
+    fn on_worker(&mut self, event: WorkerEvent, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        match event {
+            WorkerEvent::Ready { worker, concurrency, batch, cancellable } => {
+                self.handoff.on_ready(worker, concurrency, batch, cancellable);
+            }
+            WorkerEvent::Result { worker, call, output } => self.on_result(worker, call, output, now, fx),
+            WorkerEvent::Ended { worker, call, end, elapsed } => {
+                let failed = matches!(end, CallEnd::Failed { .. });
+                let cancelled = self.handoff.on_ended(fx, now, worker, call, elapsed, failed);
+                if let Some(cancelled) = cancelled {
+                    self.on_ended(call, end, cancelled, now, store, fx);
+                }
+            }
+            WorkerEvent::Died { worker, death } => self.on_died(worker, death, now, store, fx),
+            WorkerEvent::Broken { error, .. } => fx.push(Effect::Report(Report::HandlerBroken { error })),
+            // The rim turns it into `Drain` with a deadline.
+            WorkerEvent::DrainAsked => {}
+        }
+    }
+
+    fn on_result(&mut self, worker: WorkerId, call: MessageId, output: Output, now: Now, fx: &mut Effects) {
+        let runs_here = |m: &&mut Message| matches!(m.state, State::Running(Running { worker: w, .. }) if w == worker);
+        let message = self.flight.messages.get_mut(call).filter(runs_here);
+        let Some(message) = message.filter(|_| self.settings.role == Role::Regular) else {
+            fx.push(Effect::ReleaseOutput(output.id));
+            return;
+        };
+        let index = message.children;
+        message.children += 1;
+        let onward = route::onward(&message.head, &output.meta, index, self.stamp.at(now.wall_ms));
+        let target = onward.map_err(|e| (reason::RUNTIME_ERROR, e.into_info())).and_then(|onward| {
+            let queue = match &onward.to {
+                None => Rc::clone(&self.settings.sink),
+                Some(actor) => named(&mut self.queues, &self.settings.namespace, actor)
+                    .map_err(|text| (reason::UNROUTABLE, failure::plain("asya.Unroutable", text)))?,
+            };
+            Ok((onward, queue))
+        });
+        let (Onward { head, to }, queue) = match target {
+            Ok(target) => target,
+            Err(doom) => {
+                message.doomed = Some(doom);
+                fx.push(Effect::ReleaseOutput(output.id));
+                return;
+            }
+        };
+        let like = message.content_type;
+        let purpose = if to.is_some() { Purpose::Next } else { Purpose::Sink };
+        let reply = if to.is_none() { head.headers.get_str(names::HEADER_REPLY_TO) } else { None };
+        let Output { id, parts, payload, .. } = output;
+        if let Some(reply) = reply {
+            self.publishing.share(id);
+            let to = Address { message: call, purpose: Purpose::Reply, queue: Rc::from(reply) };
+            let load = Load { payload, parts: parts.clone(), output: Some(id) };
+            self.publishing.send(&mut self.flight, fx, now, to, &head, like, load);
+        }
+        let to = Address { message: call, purpose, queue };
+        let load = Load { payload, parts, output: Some(id) };
+        self.publishing.send(&mut self.flight, fx, now, to, &head, like, load);
+    }
+
+    fn on_ended(
+        &mut self,
+        id: MessageId,
+        end: CallEnd,
+        cancelled: bool,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        message.state = State::Publishing;
+        let doomed = message.doomed.take();
+        match (end, doomed) {
+            (CallEnd::Failed { error, .. }, _) if cancelled => self.fail(id, reason::TIMEOUT, error, now, store, fx),
+            (CallEnd::Failed { error, unparsable }, _) => {
+                let why = if unparsable { reason::PARSE_ERROR } else { reason::RUNTIME_ERROR };
+                self.fail(id, why, error, now, store, fx);
+            }
+            (CallEnd::Done, Some((why, error))) => self.fail(id, why, error, now, store, fx),
+            (CallEnd::Done, None) if self.settings.role == Role::End => {
+                message.ending = Ending::Consumed;
+                self.finish_if_confirmed(id, now, fx);
+            }
+            (CallEnd::Done, None) if message.children > 0 => {
+                message.ending = Ending::Success;
+                self.finish_if_confirmed(id, now, fx);
+            }
+            (CallEnd::Done, None) => {
+                message.ending = Ending::Empty;
+                let head = route::ended(&message.head, self.stamp.at(now.wall_ms));
+                self.send_original(id, Purpose::Sink, &head, now, store, fx);
+            }
+        }
+    }
+
+    fn on_died(&mut self, worker: WorkerId, death: Death, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let blame = self.handoff.on_died(&mut self.flight, now, worker, death);
+        fx.observe(Observation::WorkerDied(death));
+        fx.observe(Observation::Suspects(blame.suspects));
+        fx.push(Effect::Report(Report::WorkerDied { worker, death, suspects: blame.suspects }));
+        for id in blame.timed_out {
+            let text = format!("the handler ran longer than {:?} and its worker was killed", self.settings.timeout);
+            self.fail(id, reason::TIMEOUT, failure::plain("TimeoutError", text), now, store, fx);
+        }
+        for id in blame.charged {
+            self.charge(id, now, store, fx);
+        }
+        self.drop_lost(fx);
+        if matches!(self.phase, Phase::Draining { .. }) {
+            self.hand_back(now, store, fx);
+        }
+    }
+
+    fn on_verdict(&mut self, verdict: Option<Verdict>, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        match verdict {
+            None => {}
+            Some(Verdict::Done(id)) => self.finish_if_confirmed(id, now, fx),
+            Some(Verdict::GivenUp { message, purpose, why, text }) => {
+                self.give_up(message, purpose, why, text, now, store, fx);
+            }
+        }
+    }
+
+    /// A message is done with once its handler has ended and everything that it produced is confirmed.
+    fn finish_if_confirmed(&mut self, id: MessageId, now: Now, fx: &mut Effects) {
+        let Some(message) = self.flight.messages.get(id) else { return };
+        if message.state != State::Publishing || message.unconfirmed > 0 {
+            return;
+        }
+        let orphan = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none() && d.members == 1);
+        if orphan {
+            self.orphans.finished(&mut self.flight, id, now.mono.after(self.settings.orphan_ttl));
+        } else {
+            self.finish(id, now, fx);
+        }
+    }
+
+    fn finish(&mut self, id: MessageId, now: Now, fx: &mut Effects) {
+        if let Some(message) = self.flight.messages.get(id)
+            && message.ending != Ending::Open
+        {
+            let took = now.mono.since(message.arrived);
+            fx.observe(Observation::Processed { ending: message.ending, took });
+        }
+        settle::finish(&mut self.flight, fx, id);
+    }
+
+    fn step(&mut self, step: Option<Step>, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        match step {
+            None => {}
+            Some(Step::Consume) => {
+                let window = self.window.start(self.handoff.width());
+                fx.observe(Observation::Window(window));
+                fx.push(Effect::Consume { window });
+            }
+            Some(Step::Cancel) => fx.push(Effect::Cancel),
+            Some(Step::HandBack) => self.hand_back(now, store, fx),
+        }
+    }
+
+    /// Gives back what has not begun: the broker delivers no more, so nothing given back comes straight in again.
+    fn hand_back(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let postponed = std::mem::take(&mut self.postponed).into_iter().map(|(_, id)| id);
+        let waiting: Vec<MessageId> = self.handoff.take_waiting().into_iter().chain(postponed).collect();
+        for id in waiting {
+            let Some(message) = self.flight.messages.get_mut(id) else { continue };
+            let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) else { continue };
+            message.state = State::Publishing;
+            if delivery.members == 1 {
+                delivery.hand_back = true;
+                self.finish_if_confirmed(id, now, fx);
+            } else {
+                message.ending = Ending::Retried;
+                let head = route::again(&message.head, &self.settings.actor, None, self.stamp.at(now.wall_ms));
+                self.send_original(id, Purpose::Again, &head, now, store, fx);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        if self.phase == Phase::Drained {
+            return;
+        }
+        self.publishing.tick(&mut self.flight, fx, now);
+        self.orphans.tick(&mut self.flight, fx, now.mono);
+        self.handoff.expire(&self.settings, &mut self.flight, fx, now);
+        self.handoff.restart(fx, now);
+        while let Some(&(due, id)) = self.postponed.first() {
+            if due > now.mono {
+                break;
+            }
+            self.postponed.pop_first();
+            self.handoff.wait(id, false);
+        }
+        if let Some(since) = self.handoff.unready_since() {
+            if now.mono >= since.after(self.settings.ready_grace)
+                && let Some(step) = self.phase.not_ready()
+            {
+                fx.push(Effect::Report(Report::NotReady));
+                self.step(Some(step), now, store, fx);
+            }
+        } else {
+            let step = self.phase.worker_ready();
+            self.step(step, now, store, fx);
+        }
+        if self.phase == Phase::Consuming
+            && let Some(window) = self.window.adapt(now.mono, self.handoff.width(), self.handoff.per_call())
+        {
+            fx.observe(Observation::Window(window));
+            fx.push(Effect::Consume { window });
+        }
+        self.handoff.assign(&self.settings, &mut self.flight, fx, now);
+        self.drain_if_done(now, fx);
+    }
+
+    fn drain_if_done(&mut self, now: Now, fx: &mut Effects) {
+        let Some(deadline) = self.phase.deadline() else { return };
+        let held = |d: &Delivery| d.tag.is_some();
+        let idle = !self.flight.deliveries.iter().any(|(_, d)| held(d)) && self.flight.publications.is_empty();
+        if now.mono >= deadline {
+            // Slots and results stay: the transport may still be reading them, and the process is about to end.
+            for id in self.flight.deliveries.keys() {
+                if let Some(tag) = self.flight.deliveries.get_mut(id).and_then(|d| d.tag.take()) {
+                    fx.push(Effect::Settle { tag, how: Settlement::Requeue });
+                    fx.observe(Observation::HandedBack);
+                }
+            }
+        } else if !(idle && matches!(self.phase, Phase::Draining { .. })) {
+            return;
+        }
+        self.phase = Phase::Drained;
+        fx.push(Effect::Drained);
+    }
+}
+
+/// The full name of an actor's queue, made once per actor. Bounded by the actors that routes name here.
+fn named(queues: &mut BTreeMap<String, Rc<str>>, namespace: &str, actor: &str) -> Result<Rc<str>, String> {
+    if let Some(queue) = queues.get(actor) {
+        return Ok(Rc::clone(queue));
+    }
+    let queue: Rc<str> = names::queue_name(namespace, actor).map_err(|e| e.to_string())?.into();
+    // A handler that makes up names must not make this grow without end.
+    if queues.len() >= 4096 {
+        queues.clear();
+    }
+    queues.insert(actor.to_owned(), Rc::clone(&queue));
+    Ok(queue)
+}
+
+/// The error of a message that no handler raised.
+pub(crate) fn error_info(error_type: &str, message: String) -> ErrorInfo {
+    ErrorInfo { message, error_type: error_type.to_owned(), mro: Vec::new(), traceback: None }
+}

@@ -1,0 +1,186 @@
+//! What happens to a message that cannot go on: the failure sink has it, whole, with headers and reason.
+//!
+//! Takes a message and why, gives its publish to the failure sink. An end actor has no sink to send to: its failures
+//! stay unsettled and run again after a pause.
+
+use std::rc::Rc;
+
+use asya_envelope::{DecodeError, ErrorInfo, Head, names};
+use asya_transport::Settlement;
+
+use super::{Pipeline, error_info};
+use crate::flow::{
+    DeliveryId, Effect, Effects, Ending, Message, MessageId, Now, Observation, Purpose, Report, Role, State, Store,
+    reason,
+};
+use crate::publish::{Address, Load};
+use crate::{route, settle};
+
+/// The error of a message that no handler raised.
+pub(super) fn plain(error_type: &str, message: String) -> ErrorInfo {
+    error_info(error_type, message)
+}
+
+impl Pipeline {
+    /// Sends a message to the failure sink, headers, route and payload as they arrived.
+    pub(super) fn fail(
+        &mut self,
+        id: MessageId,
+        why: &'static str,
+        error: ErrorInfo,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        fx.observe(Observation::Failed(why));
+        fx.push(Effect::Report(Report::Failed {
+            id: message.head.id.clone(),
+            reason: why,
+            message: error.message.clone(),
+        }));
+        if self.settings.role == Role::End {
+            message.state = State::Waiting;
+            self.postponed.insert((now.mono.after(self.settings.backoff_cap), id));
+            return;
+        }
+        message.state = State::Publishing;
+        message.ending = Ending::Error;
+        let head = route::failed(&message.head, &self.settings.actor, why, error, self.stamp.at(now.wall_ms));
+        self.send_original(id, Purpose::Sump, &head, now, store, fx);
+    }
+
+    /// Charges a message that killed its worker alone: written down in the actor's own queue, or at last to the
+    /// failure sink.
+    pub(super) fn charge(&mut self, id: MessageId, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        message.crashes += 1;
+        let crashes = message.crashes;
+        if crashes >= self.settings.crash_limit {
+            let text = format!("the handler's process died {crashes} times while it ran this message alone");
+            self.fail(id, reason::WORKER_CRASHED, plain("asya.WorkerCrashed", text), now, store, fx);
+            return;
+        }
+        message.state = State::Publishing;
+        message.ending = Ending::Retried;
+        let stamp = self.stamp.at(now.wall_ms);
+        let head = route::again(&message.head, &self.settings.actor, Some(reason::WORKER_CRASHED), stamp);
+        self.send_original(id, Purpose::Again, &head, now, store, fx);
+    }
+
+    /// Publishes the payload as it arrived, under another head; to whoever waits for an answer, too, if it is the end.
+    pub(super) fn send_original(
+        &mut self,
+        id: MessageId,
+        purpose: Purpose,
+        head: &Head,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        let Some(message) = self.flight.messages.get(id) else { return };
+        let Some(delivery) = self.flight.deliveries.get(message.delivery) else { return };
+        let slot = message.rebuilt.unwrap_or(delivery.slot);
+        let (payload, like) = (message.payload, message.content_type);
+        let part = store.part(slot, payload.offset, payload.len);
+        let load = || Load { payload, parts: vec![part], output: None };
+        let reply = if purpose == Purpose::Again { None } else { head.headers.get_str(names::HEADER_REPLY_TO) };
+        if let Some(reply) = reply {
+            let to = Address { message: id, purpose: Purpose::Reply, queue: Rc::from(reply) };
+            self.publishing.send(&mut self.flight, fx, now, to, head, like, load());
+        }
+        let queue = match purpose {
+            Purpose::Sump => Rc::clone(&self.settings.sump),
+            Purpose::Again => Rc::clone(&self.settings.queue),
+            _ => Rc::clone(&self.settings.sink),
+        };
+        let to = Address { message: id, purpose, queue };
+        self.publishing.send(&mut self.flight, fx, now, to, head, like, load());
+    }
+
+    /// A body that is no envelope: the failure sink has it whole.
+    pub(super) fn refuse(
+        &mut self,
+        delivery: DeliveryId,
+        error: &DecodeError,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        fx.observe(Observation::Failed(reason::PARSE_ERROR));
+        fx.push(Effect::Report(Report::Failed {
+            id: String::new(),
+            reason: reason::PARSE_ERROR,
+            message: error.to_string(),
+        }));
+        // The failure sink cannot send to itself: the broker's dead-letter queue takes what even it cannot read.
+        if self.settings.queue == self.settings.sump {
+            settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
+            return;
+        }
+        let Some((slot, content_type, len)) =
+            self.flight.deliveries.get(delivery).map(|d| (d.slot, d.content_type, d.len))
+        else {
+            return;
+        };
+        let stamp = self.stamp.at(now.wall_ms);
+        let encoding = crate::intake::encoding_of(content_type);
+        let (head, document) =
+            asya_envelope::failure_of_unparsable(store.slot(slot), encoding, &self.settings.actor, error, stamp);
+        let id = self.flight.messages.insert(Message {
+            delivery,
+            state: State::Publishing,
+            head: head.clone(),
+            payload: asya_envelope::Payload { offset: 0, document_len: 0, len: 0, blobs: 0 },
+            rebuilt: None,
+            content_type,
+            suspect: false,
+            crashes: 0,
+            children: 0,
+            unconfirmed: 0,
+            doomed: None,
+            ending: Ending::Error,
+            arrived: now.mono,
+        });
+        let to = Address { message: id, purpose: Purpose::Sump, queue: Rc::clone(&self.settings.sump) };
+        if matches!(error, DecodeError::UnknownVersion { .. }) {
+            let body = store.part(slot, 0, len);
+            self.publishing.send_untouched(&mut self.flight, fx, now, to, content_type, body);
+        } else {
+            self.publishing.send_document(&mut self.flight, fx, now, to, &head, &document);
+        }
+    }
+
+    /// A publish that will never succeed: its message failed, unless even the failure sink cannot take it.
+    pub(super) fn give_up(
+        &mut self,
+        id: MessageId,
+        purpose: Purpose,
+        why: &'static str,
+        text: String,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        let error = plain(if why == reason::TOO_LARGE { "asya.MessageTooLarge" } else { "asya.Unroutable" }, text);
+        if purpose == Purpose::Sump {
+            // With its error the message is larger than the broker takes: the body as it is goes to the broker's own
+            // dead-letter queue.
+            fx.push(Effect::Report(Report::Failed {
+                id: message.head.id.clone(),
+                reason: why,
+                message: error.message,
+            }));
+            let delivery = message.delivery;
+            self.flight.messages.remove(id);
+            settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
+            return;
+        }
+        match message.state {
+            State::Running(_) | State::Waiting => message.doomed = Some((why, error)),
+            _ if message.ending == Ending::Error => self.finish_if_confirmed(id, now, fx),
+            _ => self.fail(id, why, error, now, store, fx),
+        }
+    }
+}
