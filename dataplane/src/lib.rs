@@ -10,6 +10,7 @@ pub mod intake;
 pub mod lifecycle;
 pub mod pipeline;
 pub mod publish;
+pub mod rim;
 pub mod route;
 pub mod settle;
 pub mod slab;
