@@ -27,6 +27,9 @@ pub use settings::{
 pub use source::{Environment, Source};
 pub use vars::{Absent, Kind, Section, TABLE, Var};
 
+#[cfg(test)]
+pub(crate) use tests::check_generated;
+
 use reader::Reader;
 
 /// Exit status of a process whose configuration is wrong (`EX_USAGE`).

@@ -12,6 +12,8 @@ use super::*;
 mod docs;
 mod values;
 
+pub(crate) use docs::check_generated;
+
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }

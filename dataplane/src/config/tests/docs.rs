@@ -15,7 +15,7 @@ fn help_lists_every_variable() {
 
 #[test]
 fn the_page_is_generated_from_the_table() {
-    crate::config::tests::docs::check_generated("CONFIG.md", &markdown());
+    check_generated("CONFIG.md", &markdown());
 }
 
 /// Checks that the generated part of a page of `docs/` is `expected`; with `UPDATE_DOCS=1` writes it first.
