@@ -137,7 +137,7 @@ fn run(config: ArenaConfig, operations: &[Operation]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 10 } else { 1_000 },
+        cases: if cfg!(miri) { 10 } else { 300 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
