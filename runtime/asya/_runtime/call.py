@@ -126,15 +126,14 @@ class Call:
             value = place(value, source.blobs(start, length, entry[7], count, pin))
         return value
 
-    def ends_pinned(self) -> bool:
-        """The call is about to post its last entry: do views of its input live on?"""
-        pin = self.pin
+    def ends_pinned(self) -> Optional[memory.Pin]:
+        """The call is about to post its last entry. Gives its pin when views of its input live on."""
+        pin, self.pin = self.pin, None
         if pin is None:
-            return False
-        self.pin = None
-        self.channel.pins.close(pin)
+            return None
+        pin.closed = True
         self.channel.release_unpinned()
-        return pin.live > 0
+        return pin if pin.live else None
 
     def leave_room(self) -> None:
         """The room stops being ours: what user code still holds of it becomes private."""

@@ -20,7 +20,7 @@ from typing import Callable, Deque, Dict, List, Optional
 from . import layout
 from .blob import Input
 from .layout import CALL, CANCEL, ENTRY_BYTES, GRANT, REFUSE, Submission
-from .memory import Nudge, OutputMemory, Pins
+from .memory import Nudge, OutputMemory, Pin, Pins
 from .packets import Connection, Corrupt, Gone, Packet
 
 # An entry must not wait longer than this for its bell while the worker goes on with the next calls.
@@ -199,6 +199,13 @@ class Channel:
             if self.eager:
                 self.eager -= 1
             self.ring()
+
+    def told_pinned(self, pin: Pin) -> None:
+        """The last entry of a call was posted with PINNED; its views may have died since they were counted."""
+        with self.lock:
+            pin.told = True
+            if not pin.live:
+                self.post(layout.UNPINNED, 0, pin.call)
 
     def release_unpinned(self) -> None:
         """Tell which calls that ended pinned have been let go since."""

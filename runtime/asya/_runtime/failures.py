@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import time
-import traceback
 from types import TracebackType
 from typing import Any, Dict, List, Optional
 
@@ -67,11 +66,14 @@ def message_of(error: BaseException) -> str:
 
 def user_traceback(error: BaseException) -> str:
     """The traceback from the first frame that is not the runtime's own."""
+    import traceback  # most workers never need it
+
     frames: Optional[TracebackType] = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         frames = frames.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, frames))
+        # A fault of the runtime itself has no other frames.
+        return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except Exception:
         return f"{type_name(type(error))}: {message_of(error)}\n"
 

@@ -83,16 +83,37 @@ def exporter(address: int, length: int) -> Tuple[Any, memoryview]:
 class Pin:
     """Counts the live views into the input of one call."""
 
-    __slots__ = ("call", "live", "closed")
+    __slots__ = ("call", "live", "closed", "told")
 
     def __init__(self, call: int) -> None:
         self.call = call
         self.live = 0
         self.closed = False
+        """The call has ended: a view that dies from now on must wake the owner of the rings."""
+        self.told = False
+        """The sidecar knows that the call ended pinned, and waits for UNPINNED."""
 
 
-# What keeps every mapping with live views in existence: a weak reference here holds its callback, that its mapping.
-_watched: Dict[Any, Any] = {}
+class _Watch(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference to an exporter, with what must live as long as that does."""
+
+    __slots__ = ("kept",)
+    kept: Any
+
+
+# What keeps every mapping with live views in existence. By identity, because ctypes arrays have no hash.
+_watched: Dict[int, _Watch] = {}
+
+
+def _watch(source: Any, kept: Any, died: Callable[[_Watch], None]) -> _Watch:
+    reference = _Watch(source, died)
+    reference.kept = kept
+    _watched[id(reference)] = reference
+    return reference
+
+
+def _forget(reference: _Watch) -> None:
+    del _watched[id(reference)]
 
 
 class Pins:
@@ -112,28 +133,24 @@ class Pins:
     def watch(self, source: Any, pin: Pin) -> None:
         """Count the exporter as alive from now on."""
         pin.live += 1
-        _watched[weakref.ref(source, self._died)] = pin
+        _watch(source, pin, self._died)
 
-    def _died(self, reference: Any) -> None:
-        pin: Pin = _watched.pop(reference)
+    def _died(self, reference: _Watch) -> None:
+        pin: Pin = reference.kept
+        _forget(reference)
         self._dead.append(pin)
         # The owner sets `closed` before it counts: either it sees the append above, or this sees `closed`.
         if pin.closed:
             self._nudge()
 
-    def close(self, pin: Pin) -> bool:
-        """The call ends. True while views of its input are still alive."""
-        pin.closed = True
-        return pin.live > 0
-
     def settle(self) -> List[int]:
-        """Count the dead. Gives the calls that ended earlier and are now free."""
+        """Count the dead. Gives the calls that were told to be pinned and are free now."""
         free: List[int] = []
         dead = self._dead
         while dead:
             pin = dead.popleft()
             pin.live -= 1
-            if pin.live == 0 and pin.closed:
+            if pin.live == 0 and pin.told:
                 free.append(pin.call)
         return free
 
@@ -151,9 +168,7 @@ class OutputMemory:
 
     def lend(self, source: Any) -> Any:
         """Keep this mapping until the exporter has died. Gives the weak reference that tells whether it has."""
-        reference = weakref.ref(source, _watched.pop)
-        _watched[reference] = self.map
-        return reference
+        return _watch(source, self.map, _forget)
 
     def make_private(self, offset: int, length: int) -> None:
         """Give user code a private copy of pages that it still holds, at the same address.

@@ -67,16 +67,22 @@ class Desk:
             self._told_library = True
             flags = JSON_STDLIB
         if last:
-            flags |= LAST
-            if call.ends_pinned():
-                flags |= PINNED
-        self.channel.post(RESULT, flags, call.number, elapsed_ns=elapsed_ns if last else 0, **fields)
-        call.leave_room()
+            self._end(RESULT, flags, call, elapsed_ns, fields)
+        else:
+            self.channel.post(RESULT, flags, call.number, **fields)
+            call.leave_room()
 
     def done(self, call: Call, elapsed_ns: int) -> None:
         """The call ends without a further result."""
-        flags = LAST | PINNED if call.ends_pinned() else LAST
-        self.channel.post(DONE, flags, call.number, elapsed_ns=elapsed_ns)
+        self._end(DONE, 0, call, elapsed_ns, {})
+
+    def _end(self, kind: int, flags: int, call: Call, elapsed_ns: int, fields: Fields) -> None:
+        """The last entry of a call."""
+        pin = call.ends_pinned()
+        flags |= LAST if pin is None else LAST | PINNED
+        self.channel.post(kind, flags, call.number, elapsed_ns=elapsed_ns, **fields)
+        if pin is not None:
+            self.channel.told_pinned(pin)
         call.leave_room()
 
     def failure(self, error: BaseException) -> bytes:
@@ -109,12 +115,10 @@ class Desk:
         at = call.room_at + layout.aligned(call.used)
         if meta:
             self.channel.output.map[at : at + len(meta)] = meta
-        flags = LAST | PINNED if call.ends_pinned() else LAST
-        self.channel.post(
-            ERROR, flags, call.number, meta_at=at if meta else 0, meta_len=len(meta), elapsed_ns=elapsed_ns,
-            room_at=call.room_at, room_len=call.room_len,
-        )  # fmt: skip
-        call.leave_room()
+        fields = {"room_at": call.room_at, "room_len": call.room_len}
+        if meta:
+            fields.update(meta_at=at, meta_len=len(meta))
+        self._end(ERROR, 0, call, elapsed_ns, fields)
 
     def command(self, call: Call, command: Any) -> Any:
         """A yielded tuple: carry it out."""

@@ -186,8 +186,9 @@ class Supervisor:
     def _start(self, workers: int, generations: List[Any], config: Dict[str, Any]) -> None:
         for name, value in config.items():
             # What the environment sets is not overridden.
-            if value is not None:
-                self._environ.setdefault(f"ASYA_{name.upper()}", str(value))
+            variable = f"ASYA_{name.upper()}"
+            if value is not None and not self._environ.get(variable):
+                self._environ[variable] = str(value)
         for index, process in list(self._workers.items()):
             if index >= workers:
                 process.kill()

@@ -3,16 +3,14 @@
 Takes: one object that is no JSON type. Gives: a plain value in which further such objects may sit, or an `Outgoing`.
 Blocks on: nothing. On failure: `ResultError`, which names the type.
 
-Nothing is imported: a library that made the object is loaded already.
+Nothing is imported before it is needed: a library that made the object is loaded already, and a worker that has less
+to import starts sooner.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import enum
 import sys
-import uuid
 from typing import Any
 
 from .failures import ResultError, type_name
@@ -23,7 +21,9 @@ def plain(value: Any) -> Any:
     """The value in plainer terms."""
     kind = type(value)
     if hasattr(kind, "__dataclass_fields__"):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        from dataclasses import fields
+
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(kind, "__pydantic_validator__"):  # pydantic 2
         return value.model_dump()
     numpy = sys.modules.get("numpy")
@@ -41,9 +41,10 @@ def plain(value: Any) -> Any:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+    if _is_time(value):
         return value.isoformat()
-    if isinstance(value, uuid.UUID):
+    uuid = sys.modules.get("uuid")
+    if uuid is not None and isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, (tuple, list)):  # orjson knows no subclasses of tuple
         return list(value)
@@ -55,10 +56,15 @@ def plain(value: Any) -> Any:
     raise ResultError(f"a result that holds {type_name(kind)} cannot be written as JSON{hint}")
 
 
+def _is_time(value: Any) -> bool:
+    datetime = sys.modules.get("datetime")
+    return datetime is not None and isinstance(value, (datetime.datetime, datetime.date, datetime.time))
+
+
 def _scalar(value: Any) -> Any:
     found = value.item()
     if isinstance(found, (bool, int, float, str)) or found is None:
         return found
-    if isinstance(found, (bytes, datetime.datetime, datetime.date)):
+    if isinstance(found, bytes) or _is_time(found):
         return found
     raise ResultError(f"a result that holds {type_name(type(value))} cannot be written as JSON")

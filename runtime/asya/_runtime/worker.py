@@ -15,19 +15,17 @@ import select
 import signal
 import sys
 from types import FrameType
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, List, Mapping, Optional, Tuple
 
-from .aio import Loop
 from .channel import Channel, Leave
 from .codec import Codec
 from .failures import Reporter, describe
 from .handlers import Handler, load
 from .layout import VERSION
-from .packets import Connection, Corrupt, Gone, close_all
+from .packets import Connection, Corrupt, Gone, Packet, close_all
 from .running import Desk
 from .settings import Settings, SettingsError, read
 from .sync import serve
-from .threads import Threads
 
 # How soon to dial again after the sidecar has gone.
 REDIAL_MS = 50
@@ -87,12 +85,15 @@ class Worker:
             connection = self._dial(settings)
             while True:
                 try:
+                    # Taken before the handler is imported: a packet left unread when this process ends would cost the
+                    # sidecar what was sent last.
+                    packet, descriptors = self._attachment(connection)
                     if self._serve is None:
                         failure = mistake or self._load(settings, reporter)
                         if failure is not None:
                             connection.send({"type": "failed", "error": failure})
                             return 1
-                    self._attached(connection)
+                    self._attached(Channel(packet, descriptors, connection, self._parent), connection)
                 except Gone:
                     connection.close()
                     self._generation = 0  # "reattach": the sidecar gives a new one
@@ -139,15 +140,18 @@ class Worker:
         self._serve = _engine(handler, settings.json, reporter)
         return None
 
-    def _attached(self, connection: Connection) -> None:
-        """One attachment, from its packet until the sidecar goes."""
+    def _attachment(self, connection: Connection) -> Tuple[Packet, List[int]]:
+        """The `attach` packet and its descriptors."""
         packet, descriptors = self._receive(connection)
         while packet.get("type") != "attach":
             close_all(descriptors)
             if packet.get("type") == "refused":
                 raise Leave(f"the sidecar refused it: {packet.get('why')}")
             packet, descriptors = self._receive(connection)
-        channel = Channel(packet, descriptors, connection, self._parent)
+        return packet, descriptors
+
+    def _attached(self, channel: Channel, connection: Connection) -> None:
+        """One attachment, until the sidecar goes."""
         handler = self._handler
         assert handler is not None
         try:
@@ -164,7 +168,7 @@ class Worker:
         finally:
             channel.close()
 
-    def _receive(self, connection: Connection) -> Any:
+    def _receive(self, connection: Connection) -> Tuple[Packet, List[int]]:
         """The next packet, unless the supervisor goes first."""
         wait = select.poll()
         wait.register(connection.fileno(), select.POLLIN)
@@ -188,9 +192,14 @@ def _settings(environ: Mapping[str, str]) -> Any:
 
 
 def _engine(handler: Handler, library: str, reporter: Reporter) -> Callable[[Channel], None]:
+    # Imported when needed: asyncio alone would take a good part of the time to the first message.
     if handler.kind in ("async", "async_generator"):
+        from .aio import Loop
+
         return Loop(handler, library, reporter).serve
     if handler.concurrency > 1:
+        from .threads import Threads
+
         return Threads(handler, library, reporter).serve
     return lambda channel: serve(Desk(channel, handler, Codec(library), reporter))
 
