@@ -129,31 +129,46 @@ impl<'a> Scanner<'a> {
     /// A key and its colon.
     #[inline]
     fn key(&mut self) -> Result<Text<'a>, DecodeError> {
+        let start = self.at + 1;
+        let (end, escaped) = self.pass_key()?;
+        Ok(Text { raw: self.text(start..end), escaped })
+    }
+
+    /// Passes over a key and its colon. Gives the key's end and whether there is a backslash in it.
+    #[inline]
+    fn pass_key(&mut self) -> Result<(usize, bool), DecodeError> {
         if self.peek() != Some(b'"') {
             return self.unexpected("a key");
         }
-        let key = self.string()?;
+        let escaped = self.pass_string()?;
+        let end = self.at - 1;
         self.skip_space();
         if self.peek() != Some(b':') {
             return self.unexpected("a colon");
         }
         self.enter();
-        Ok(key)
+        Ok((end, escaped))
     }
 
     /// The string that starts here (the scanner is at its opening quote).
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Text<'a>, DecodeError> {
         let start = self.at + 1;
+        let escaped = self.pass_string()?;
+        Ok(Text { raw: self.text(start..self.at - 1), escaped })
+    }
+
+    /// Passes over the string that starts here. Says whether there is a backslash in it.
+    #[inline]
+    fn pass_string(&mut self) -> Result<bool, DecodeError> {
         let mut escaped = false;
-        self.at = start;
+        self.at += 1;
         loop {
             self.at = plain_end(self.bytes, self.at);
             match self.peek() {
                 Some(b'"') => {
-                    let raw = self.text(start..self.at);
                     self.at += 1;
-                    return Ok(Text { raw, escaped });
+                    return Ok(escaped);
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -233,7 +248,7 @@ impl<'a> Scanner<'a> {
         loop {
             match self.peek() {
                 Some(b'"') => {
-                    self.string()?;
+                    self.pass_string()?;
                 }
                 Some(b'-' | b'0'..=b'9') => self.number()?,
                 Some(open @ (b'{' | b'[')) => {
@@ -247,7 +262,7 @@ impl<'a> Scanner<'a> {
                     } else {
                         nest.push(object);
                         if object {
-                            self.key()?;
+                            self.pass_key()?;
                         }
                         continue;
                     }
@@ -268,7 +283,7 @@ impl<'a> Scanner<'a> {
                     Some(b',') => {
                         self.enter();
                         if object {
-                            self.key()?;
+                            self.pass_key()?;
                         }
                         break;
                     }

@@ -1,6 +1,8 @@
 //! Golden vectors (`tests/vectors/vectors.json`), shared with the Python tests. The file must be what this code makes, byte
 //! for byte, and must read as it says. It is written anew only on request: `ASYA_WRITE_VECTORS=1`.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 #[path = "golden/cases.rs"]
 mod cases;
 #[path = "golden/sections.rs"]
