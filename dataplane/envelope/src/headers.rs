@@ -31,8 +31,7 @@ impl Headers {
     /// Takes the text of a JSON object.
     pub fn from_json(text: &str) -> Result<Self, DecodeError> {
         scan::check(text.as_bytes(), DEPTH - 1)?;
-        let text = text.trim_matches([' ', '\t', '\n', '\r']);
-        Self::from_checked(text)
+        Self::from_checked(scan::trim(text))
     }
 
     /// Takes one JSON value that has been checked already.
@@ -72,7 +71,7 @@ impl Headers {
     /// Sets a header to a value given as raw JSON, at its old place if it had one. Changes nothing when that is not JSON.
     pub fn set(&mut self, key: &str, raw_json: &str) -> Result<(), DecodeError> {
         scan::check(raw_json.as_bytes(), DEPTH)?;
-        self.rewrite(key, Some(raw_json.trim_matches([' ', '\t', '\n', '\r'])));
+        self.rewrite(key, Some(scan::trim(raw_json)));
         Ok(())
     }
 

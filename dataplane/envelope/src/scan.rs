@@ -305,6 +305,11 @@ pub(crate) fn check(body: &[u8], depth: usize) -> Result<(), DecodeError> {
     scanner.finish()
 }
 
+/// A value without the white space around it.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\r'])
+}
+
 #[inline]
 fn closer(object: bool) -> u8 {
     if object { b'}' } else { b']' }

@@ -116,12 +116,10 @@ pub(super) fn write(head: &Head, out: &mut Vec<u8>) {
 /// Reads an archive that nobody has checked.
 pub(super) fn read(bytes: &[u8]) -> Result<Head, DecodeError> {
     let wire = access::<ArchivedWireHead<'_>, Failure>(bytes).map_err(|_| DecodeError::CorruptHead)?;
-    let headers = wire.headers.as_ref();
-    scan::check(headers.as_bytes(), 1)?;
     let mut extensions = Vec::with_capacity(wire.extensions.len());
     for pair in wire.extensions.iter() {
         scan::check(pair.1.as_bytes(), 2)?;
-        extensions.push((pair.0.as_str().to_owned(), pair.1.as_str().to_owned()));
+        extensions.push((pair.0.as_str().to_owned(), scan::trim(pair.1.as_str()).to_owned()));
     }
     let head = Head {
         id: wire.id.as_ref().into(),
@@ -133,7 +131,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Head, DecodeError> {
             SHAPE_ACTORS => RouteShape::Actors,
             _ => return Err(DecodeError::UnknownValue { field: "shape" }),
         },
-        headers: Headers::from_checked(headers)?,
+        headers: Headers::from_json(wire.headers.as_ref())?,
         status: wire.status.as_ref().map(status).transpose()?,
         extensions,
     };
