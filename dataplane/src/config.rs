@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use asya_envelope::names::canonical_actor;
+
 mod amqp_url;
 mod help;
 mod near;
@@ -180,14 +182,17 @@ fn actor(reader: &mut Reader<'_>) -> Actor {
     let namespace = reader.text(&vars::NAMESPACE);
     let sink = reader.text(&vars::ACTOR_SINK);
     let sump = reader.text(&vars::ACTOR_SUMP);
-    if sink == sump && !reader.is_mistaken(&vars::ACTOR_SINK) && !reader.is_mistaken(&vars::ACTOR_SUMP) {
+    if canonical_actor(&sink) == canonical_actor(&sump)
+        && !reader.is_mistaken(&vars::ACTOR_SINK)
+        && !reader.is_mistaken(&vars::ACTOR_SUMP)
+    {
         let problem = "is the same actor as ASYA_ACTOR_SINK: success and failure could not be told apart".to_owned();
         reader.mistake(&vars::ACTOR_SUMP, problem, "another actor".to_owned());
     }
     // An actor that takes what ends must not send it on: it would arrive here again, for ever.
-    let by_name = match name.as_str() {
-        n if n == sump => Role::Sump,
-        n if n == sink => Role::Sink,
+    let by_name = match canonical_actor(&name) {
+        n if n == canonical_actor(&sump) => Role::Sump,
+        n if n == canonical_actor(&sink) => Role::Sink,
         _ => Role::Regular,
     };
     let is_end = reader.flag(&vars::IS_END_ACTOR);
@@ -336,6 +341,12 @@ fn resiliency(reader: &mut Reader<'_>) -> Resiliency {
             };
             reader.mistake(&vars::RESILIENCY_RULES, problem, allowed);
         }
+    }
+    if !policies.is_empty() {
+        reader.note(
+            vars::RESILIENCY_POLICIES.name,
+            "is checked, but nothing is tried again yet: errors of handlers are final",
+        );
     }
     Resiliency::new(policies, rules)
 }

@@ -18,6 +18,8 @@ use crate::config::{Log, LogFormat};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::captured;
 
 /// Sends what this process logs to standard error from now on. Fails when something else was installed before.
 pub fn init(log: &Log) -> Result<(), SetGlobalDefaultError> {

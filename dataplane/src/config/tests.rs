@@ -329,6 +329,8 @@ fn the_role_follows_the_name_unless_it_is_said() {
     let role = |pairs: &[(&str, &str)]| config(pairs).actor.role;
     assert_eq!(role(&[("ASYA_ACTOR_NAME", "x-sink")]), Role::Sink);
     assert_eq!(role(&[("ASYA_ACTOR_NAME", "x-sump")]), Role::Sump);
+    // The older names are other names of the same actors, whichever the variables use.
+    assert_eq!(role(&[("ASYA_ACTOR_NAME", "happy-end")]), Role::Sink);
     let older = ("ASYA_ACTOR_ERROR_END", "error-end");
     assert_eq!(role(&[("ASYA_ACTOR_NAME", "error-end"), older, ("ASYA_IS_END_ACTOR", "true")]), Role::Sump);
     assert_eq!(role(&[("ASYA_IS_END_ACTOR", "on")]), Role::Sink);
@@ -381,6 +383,8 @@ fn rules_name_policies_that_exist() {
     };
     let mro = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
     assert_eq!(resiliency.policy_for("ValueError", &[]), Some(&slow));
+    let told = notes(&[("ASYA_RESILIENCY_POLICIES", policies)]);
+    assert!(told[0].contains("nothing is tried again yet"), "{told:?}");
     assert_eq!(resiliency.policy_for("json.decoder.JSONDecodeError", &mro(&["ValueError", "Exception"])), Some(&slow));
     assert_eq!(resiliency.policy_for("pkg.Err", &[]), Some(&slow));
     assert_eq!(resiliency.policy_for("other.Err", &mro(&["KeyError"])).map(|p| p.attempts_max), Some(3));

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use asya_envelope::names;
 use tracing::level_filters::LevelFilter;
 
 use super::amqp_url::{self, AmqpUrl};
@@ -92,11 +93,8 @@ fn within(number: u64, min: u64, max: u64) -> Result<u64, String> {
     }
 }
 
-/// The suffixes that queues of the system's own take; an actor so named would collide with them.
-const RESERVED_SUFFIXES: [&str; 2] = ["-dlq", "-delay"];
-
 fn label(text: &str) -> Result<String, String> {
-    if text.len() > 63 {
+    if text.len() > names::MAX_LABEL {
         return Err(format!("{} characters long", text.len()));
     }
     if let Some(c) = text.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
@@ -105,7 +103,7 @@ fn label(text: &str) -> Result<String, String> {
     if text.starts_with('-') || text.ends_with('-') {
         return Err("begins or ends with -".to_owned());
     }
-    if let Some(suffix) = RESERVED_SUFFIXES.iter().find(|s| text.ends_with(*s)) {
+    if let Some(suffix) = [names::DEAD_LETTER_SUFFIX, names::DELAY_SUFFIX].iter().find(|s| text.ends_with(*s)) {
         return Err(format!("ends with {suffix}, which names queues of the system's own"));
     }
     Ok(text.to_owned())

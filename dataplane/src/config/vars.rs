@@ -244,9 +244,9 @@ table! {
         "Most deliveries held at once; the window adapts to the handler's speed below it.";
 
     RESILIENCY_POLICIES = "ASYA_RESILIENCY_POLICIES", [], Outcome, Kind::PolicyMap, Means("no retries"),
-        "Retry policies by name, JSON: `{\"default\": {\"maxAttempts\": 3, \"backoff\": \"exponential\", …}}`.";
+        "Retry policies by name, JSON, see below. Checked, without effect yet: errors of handlers are final.";
     RESILIENCY_RULES = "ASYA_RESILIENCY_RULES", [], Outcome, Kind::RuleList, Means("the policy `default` for every error"),
-        "Which policy an error falls under, JSON, first match wins: `[{\"errors\": [\"ValueError\"], \"policy\": \"p\"}]`.";
+        "Which policy an error falls under, JSON, see below. Checked, without effect yet.";
     QUEUE_RETRY_MAX_ATTEMPTS = "ASYA_QUEUE_RETRY_MAX_ATTEMPTS", [], Outcome, Kind::Count { min: 1, max: 1_000 }, Value("10"),
         "Attempts to publish to a queue that is missing before the message fails as `Unroutable`.";
     QUEUE_RETRY_BACKOFF = "ASYA_QUEUE_RETRY_BACKOFF", [], Outcome,
@@ -295,6 +295,7 @@ table! {
 pub(super) static FOREIGN: &[&str] = &[
     "ASYA_HANDLER",
     "ASYA_HANDLER_MODE",
+    "ASYA_JSON",
     "ASYA_ENABLE_VALIDATION",
     "ASYA_SOCKET_CHMOD",
     "ASYA_SOCKET_NAME",

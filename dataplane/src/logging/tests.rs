@@ -21,21 +21,29 @@ impl io::Write for Kept {
     }
 }
 
+/// The lines, plain and from INFO on, that `act` leaves behind.
+pub(crate) fn captured(act: impl FnOnce()) -> String {
+    let filter = LogFilter { level: LevelFilter::INFO, targets: Vec::new() };
+    captured_with(&Log { filter, format: LogFormat::Plain }, act)
+}
+
+fn captured_with(log: &Log, act: impl FnOnce()) -> String {
+    let kept = Kept::default();
+    let writer = kept.clone();
+    tracing::subscriber::with_default(subscriber(log, move || writer.clone(), false), act);
+    let bytes = kept.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
 /// What two levels of two targets leave behind.
 fn logged(format: LogFormat, level: LevelFilter, targets: &[(&str, LevelFilter)]) -> String {
     let targets = targets.iter().map(|(target, level)| ((*target).to_owned(), *level)).collect();
-    let log = Log { filter: LogFilter { level, targets }, format };
-    let kept = Kept::default();
-    let writer = kept.clone();
-    let subscriber = subscriber(&log, move || writer.clone(), false);
-    tracing::subscriber::with_default(subscriber, || {
+    captured_with(&Log { filter: LogFilter { level, targets }, format }, || {
         tracing::info!(target: "asya_transport::amqp", attempt = 3, "connected");
         tracing::debug!(target: "asya_transport::amqp", "frame");
         tracing::warn!(target: "asya_dataplane", queue = "asya-default-echo", "queue differs");
         tracing::debug!(target: "asya_dataplane", "turn");
-    });
-    let bytes = kept.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
+    })
 }
 
 #[test]

@@ -63,9 +63,11 @@ fn sizes() {
 fn labels() {
     for text in ["a", "text-infer", "0", &"a".repeat(63)] {
         assert_eq!(parse(Kind::Label, text), Ok(Value::Text(text.to_owned())));
+        assert!(asya_envelope::names::queue_name(text, text).is_ok(), "{text}");
     }
     for text in ["A", "a.b", "a_b", "-a", "a-", "a/b", "é", &"a".repeat(64), "x-dlq", "x-delay"] {
         assert!(parse(Kind::Label, text).is_err(), "{text}");
+        assert!(asya_envelope::names::queue_name("default", text).is_err(), "{text}");
     }
 }
 
