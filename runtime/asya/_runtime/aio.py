@@ -345,4 +345,16 @@ class Loop:
                 answer.set_result(entry)
 
         sync.ask_for_room(call, needs, heard)
-        sync.take_room(call, needs, await answer)
+        cancelled: Optional[asyncio.CancelledError] = None
+        while not answer.done():
+            try:
+                await asyncio.shield(answer)
+            except asyncio.CancelledError as error:
+                # The sidecar answers every request once; until then this call must not make another one, and it will
+                # want room for telling that it was cancelled.
+                if call.channel.lost:
+                    raise
+                cancelled = error
+        sync.take_room(call, needs, answer.result())
+        if cancelled is not None:
+            raise cancelled

@@ -67,9 +67,10 @@ class Result:
             for index in in_place[MAX_IN_PLACE:]:
                 places[index] = (-1, 0)
             needs = aligned(len(self._document)) + len(blobs) * TABLE_ENTRY_BYTES + len(self._meta)
-            needs += sum(aligned(blob.nbytes) for blob, (region, _) in zip(blobs, places) if region < 0)
+            copied = [blob.nbytes for blob, (region, _) in zip(blobs, places) if region < 0]
+            needs += sum(map(aligned, copied[:-1])) + sum(copied[-1:])
             if in_place:
-                needs += ALIGNMENT + MAX_PARTS * PART.size
+                needs += 3 * ALIGNMENT + MAX_PARTS * PART.size
         self._needs = needs
 
     def _place(self, blob: Outgoing) -> Tuple[int, int]:
@@ -149,7 +150,7 @@ class Result:
             if padding:
                 memory[end + size : end + size + padding] = _ZEROS[:padding]
             _append(parts, REGION_OUTPUT, end, size + padding)
-            end += aligned(size)
+            end += size + padding
         fields["blobs"] = len(blobs)
         fields["payload_len"] = length
         if split:

@@ -27,8 +27,12 @@ from .running import Desk
 from .settings import Settings, SettingsError, read
 from .sync import serve
 
-# How soon to dial again after the sidecar has gone.
+# How often to dial while the sidecar is not there.
 REDIAL_MS = 50
+
+# How long to wait before dialling again after the sidecar has gone. A sidecar that hangs up because it has this very
+# process killed should not hear from it once more.
+REATTACH_MS = 200
 
 _PR_SET_PDEATHSIG = 1
 
@@ -55,15 +59,20 @@ def _tie_to_parent(parent: int) -> None:
 
 def _connect(path: str, parent: int) -> Connection:
     """Dial until the sidecar answers."""
-    wait = select.poll()
-    if parent >= 0:
-        wait.register(parent, select.POLLIN)
     while True:
         try:
             return Connection(path)
         except Gone:
-            if wait.poll(REDIAL_MS):
-                raise Leave("the supervisor has gone") from None
+            _pause(parent, REDIAL_MS)
+
+
+def _pause(parent: int, milliseconds: int) -> None:
+    """Wait, unless the supervisor goes."""
+    wait = select.poll()
+    if parent >= 0:
+        wait.register(parent, select.POLLIN)
+    if wait.poll(milliseconds):
+        raise Leave("the supervisor has gone")
 
 
 class Worker:
@@ -97,6 +106,7 @@ class Worker:
                 except Gone:
                     connection.close()
                     self._generation = 0  # "reattach": the sidecar gives a new one
+                    _pause(self._parent, REATTACH_MS)
                     connection = self._dial(settings)
         except Leave as why:
             if "supervisor" not in str(why):
