@@ -6,8 +6,53 @@ mod rabbitmq;
 
 pub use rabbitmq::RabbitMq;
 
+use asya_envelope::Route;
+
 use crate::Error;
 use crate::message::Kind;
+
+/// A connection to one of the brokers.
+pub enum Broker {
+    /// RabbitMQ.
+    RabbitMq(RabbitMq),
+}
+
+impl Broker {
+    /// Makes a queue, as a sidecar would.
+    pub async fn declare(&self, queue: &str) -> Result<(), Error> {
+        match self {
+            Self::RabbitMq(broker) => broker.declare(queue).await,
+        }
+    }
+
+    /// Removes what a queue holds, and the queue where the broker can.
+    pub async fn delete(&self, queue: &str) -> Result<(), Error> {
+        match self {
+            Self::RabbitMq(broker) => broker.delete(queue).await,
+        }
+    }
+
+    /// Messages that wait in a queue.
+    pub async fn depth(&self, queue: &str) -> Result<u64, Error> {
+        match self {
+            Self::RabbitMq(broker) => broker.depth(queue).await,
+        }
+    }
+
+    /// Publishes messages `0..count`, all confirmed.
+    pub async fn fill(&self, queue: &str, kind: Kind, count: u64, route: &Route) -> Result<(), Error> {
+        match self {
+            Self::RabbitMq(broker) => broker.fill(queue, kind, count, route).await,
+        }
+    }
+
+    /// Takes all messages out of a queue and checks each; an error when one is missing, changed or there twice.
+    pub async fn empty(&self, queue: &str, kind: Kind, count: u64, added: u64) -> Result<(), Error> {
+        match self {
+            Self::RabbitMq(broker) => broker.empty(queue, kind, count, added).await,
+        }
+    }
+}
 
 /// Counts what arrives, each message once.
 pub struct Tally {

@@ -1,13 +1,15 @@
 //! How fast a message passes through an actor, beside a raw forwarder that gives the same guarantees.
 //!
-//! `message` makes and checks what travels, `broker` fills, watches and empties queues, `process` runs and weighs what
-//! is measured, `measure` times one run, `report` turns runs into rows. The binaries put them together.
+//! `message` makes and checks what travels, `actor` starts what is measured, `broker` fills, watches and empties queues, `process` runs and weighs what
+//! is measured, `measure` times one run, `suite` does one run, `report` turns runs into rows. The binaries put them together.
 
+pub mod actor;
 pub mod broker;
 pub mod measure;
 pub mod message;
 pub mod process;
 pub mod report;
+pub mod suite;
 
 /// What ends a benchmark.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,19 @@
+#!/bin/bash
+# hop.sh [ARGUMENT of `hop`]...: builds what is measured, starts the brokers, runs the benchmark.
+# BROKERS="3.10 4.3" names the RabbitMQ versions (4.3). The report: target/bench/hop.json and hop.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+TARGET="${CARGO_TARGET_DIR:-target}"
+
+if [ -z "${ASYA_TEST_AMQP_URLS:-}" ]; then
+    cargo build --quiet --release -p asya-bench -p asya-dataplane
+    target/venv/bin/python runtime/build.py
+    exec tests/servers/with-brokers.sh ${BROKERS:-4.3} -- "$0" "$@"
+fi
+arguments=()
+for pair in $ASYA_TEST_AMQP_URLS; do
+    version=${pair%%=*} pid="ASYA_TEST_BROKER_PID_${pair%%=*}"
+    pid=${pid//./_}
+    arguments+=(--rabbitmq "$version=${pair#*=}=${!pid}")
+done
+exec "$TARGET/release/hop" "${arguments[@]}" --sidecar "$TARGET/release/asya-sidecar" --forwarders "$TARGET/release" "$@"
