@@ -7,6 +7,12 @@
 //! One transport consumes one queue and publishes to any. Time is read only inside a transport (heartbeats, backoff),
 //! so the simulated broker of the test suite implements the same trait on a seeded clock.
 
+#[cfg(feature = "rabbitmq")]
+pub mod amqp;
 pub mod api;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 pub use api::*;
