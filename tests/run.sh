@@ -44,7 +44,7 @@ phase_mypy() { (cd runtime && ../target/venv/bin/mypy --strict asya); }
 
 phase_cargo() { tests/servers/with-brokers.sh 3.10 4.3 --tls -- cargo test --workspace --all-features --no-fail-fast; }
 
-phase_python() { PYTHON="$PWD/target/venv/bin/python" runtime/tests/run.sh; }
+phase_python() { PYTHON="$PWD/target/venv/bin/python" runtime/tests/run.sh && target/venv/bin/python -m pytest -q -p no:cacheprovider tests/kill; }
 
 phase_loom() { RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release -p asya-ring -- --nocapture; }
 
@@ -52,10 +52,12 @@ phase_miri() { CARGO_TARGET_DIR=target/miri MIRIFLAGS=-Zmiri-disable-isolation c
 
 phase_fuzz() {
     tests/env/install.sh tools
-    local target
+    local folder target
     PATH="$(tests/env/install.sh tools-path):$PATH"
-    for target in $(cargo +nightly fuzz list); do
-        cargo +nightly fuzz run "$target" -- -max_total_time="$SECONDS_PER_FUZZ_TARGET" -rss_limit_mb=2048 || return 1
+    for folder in dataplane/*/fuzz; do
+        for target in $(cargo +nightly fuzz list --fuzz-dir "$folder"); do
+            cargo +nightly fuzz run --fuzz-dir "$folder" "$target" -- -max_total_time="$SECONDS_PER_FUZZ_TARGET" -rss_limit_mb=2048 || return 1
+        done
     done
 }
 

@@ -1,0 +1,158 @@
+"""One actor: its sidecar and its Python runtime, started again when they die, and what the sidecar says of itself.
+
+Takes an environment, gives processes and gauges. Blocks on nothing but a scrape (at most SCRAPE_SECONDS). What is not
+running, or does not answer, has no gauges.
+"""
+
+import ctypes
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+SCRAPE_SECONDS = 1
+_GAUGE = re.compile(r'^asya_actor_(active_messages|window_messages|workers_ready|broker_connected|stage_messages)(?:\{([^}]*)\})? (\S+)$', re.M)
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent():
+    """Run between fork and exec: nothing outlives the suite."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port():
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def children_of(pid):
+    """The processes that this one has started and that still run."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+class Gauges:
+    """What a sidecar said at one moment."""
+
+    def __init__(self, text):
+        self.at = time.monotonic()
+        self.stages = {}
+        values = {}
+        for name, labels, value in _GAUGE.findall(text):
+            if name == "stage_messages":
+                self.stages[re.search(r'stage="(\w+)"', labels).group(1)] = int(float(value))
+            else:
+                values[name] = int(float(value))
+        self.active = values.get("active_messages", 0)
+        self.window = values.get("window_messages", 0)
+        self.workers = values.get("workers_ready", 0)
+        self.connected = values.get("broker_connected", 0)
+
+
+class Actor:
+    """A sidecar and a runtime. `dead` counts ends that nobody asked for."""
+
+    def __init__(self, name, handler, folder, programs, environment, seconds):
+        self.name = name
+        self.folder = os.path.join(folder, name)
+        self.programs = programs
+        self.port = free_port()
+        self.unexpected = []
+        os.makedirs(self.folder)
+        self.environment = {
+            **os.environ,
+            **environment,
+            "ASYA_ACTOR_NAME": name,
+            "ASYA_HANDLER": f"handlers.{handler}",
+            "ASYA_SOCKET_DIR": self.folder,
+            "ASYA_METRICS_ADDR": f"127.0.0.1:{self.port}",
+            "PYTHONPATH": os.path.dirname(os.path.abspath(__file__)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "KILL_SECONDS": str(seconds),
+        }
+        self.sidecar = self.runtime = None
+
+    def start(self):
+        """Start whatever does not run."""
+        if self.sidecar is None:
+            self.sidecar = self._spawn("sidecar", [self.programs["sidecar"]])
+        if self.runtime is None:
+            self.runtime = self._spawn("runtime", [self.programs["python"], self.programs["runtime"]])
+
+    def _spawn(self, what, command):
+        log = open(os.path.join(self.folder, f"{what}.log"), "ab")
+        with log:
+            return subprocess.Popen(
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+
+    def watch(self):
+        """Start again what has ended by itself, and remember that it did."""
+        for what in ("sidecar", "runtime"):
+            process = getattr(self, what)
+            if process is not None and process.poll() is not None:
+                self.unexpected.append(f"{what} of {self.name} ended with {process.returncode}")
+                setattr(self, what, None)
+        self.start()
+
+    def gauges(self):
+        """What the sidecar says now, or None."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SCRAPE_SECONDS)
+        try:
+            connection.request("GET", "/metrics")
+            return Gauges(connection.getresponse().read().decode())
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def kill(self, kind):
+        """SIGKILL the sidecar, the supervisor or one worker; or break the sidecar's connections to the broker. Says whether it did."""
+        if kind == "connection":
+            return break_connections(self.sidecar.pid, self.environment.get("KILL_BROKER_PORT"))
+        if kind == "worker":
+            workers = children_of(self.runtime.pid)
+            if not workers:
+                return False
+            os.kill(workers[int(time.monotonic() * 1000) % len(workers)], signal.SIGKILL)
+            return True
+        what = "sidecar" if kind == "sidecar" else "runtime"
+        process = getattr(self, what)
+        process.kill()
+        process.wait()
+        setattr(self, what, None)
+        self.start()
+        return True
+
+    def stop(self, seconds=60):
+        """Drain: SIGTERM to the sidecar, then to the runtime. The sidecar's exit status, or None when it had to be killed."""
+        self.sidecar.terminate()
+        self.runtime.terminate()
+        try:
+            status = self.sidecar.wait(seconds)
+            self.runtime.wait(seconds)
+            return status
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            for process in (self.sidecar, self.runtime):
+                process.kill()
+                process.wait()
+
+
+def break_connections(pid, port):
+    """Resets every TCP connection of a process to that port, both ends at once. Says whether there was one."""
+    listing = subprocess.run(["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"], capture_output=True, text=True, check=True)
+    ours = [line.split()[2] for line in listing.stdout.splitlines() if f"pid={pid}," in line]
+    for address in ours:
+        subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)
+    return bool(ours)

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""The kill suite: 10,000 messages through three actors while sidecars, workers, supervisors and connections are killed.
+
+Takes ASYA_TEST_AMQP_URLS (see tests/servers/with-brokers.sh) and the built programs. Each kill waits until at least half of
+the victim's window is in flight and a message is in the stage that is to be hit; kinds and stages go round. Prints progress,
+then the counts, and last one JSON object. Blocks for minutes, but never longer than PATIENCE_SECONDS without progress. Fails
+when a message has no outcome, a duplicate or a failure has no kill that explains it, or a process ended by itself.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import actors
+import amqp
+import verdict
+
+ROUTE = ["a", "b", "c"]
+HANDLERS = {"a": "function", "b": "coroutine", "c": "generator"}
+NAMESPACE = "kill"
+KINDS = ["sidecar", "worker", "supervisor", "connection"]
+STAGES = ["intake", "waiting", "running", "publishing", "finished"]
+# How long a stage is waited for before the kill takes whatever stage there is.
+STAGE_SECONDS = 3.0
+# Nothing has moved for so long: the run has failed.
+PATIENCE_SECONDS = 120.0
+# A window smaller than this would make "half of it" say little.
+LEAST_WINDOW = 8
+# Messages that may be on their way at once: enough to keep three windows full.
+ON_THEIR_WAY = 1500
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    target = os.environ.get("CARGO_TARGET_DIR", "target")
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=60, help="how many; a multiple of 20 hits every kind in every stage equally often")
+    parser.add_argument("--seconds", type=float, default=0.02, help="how long a handler takes")
+    parser.add_argument("--sidecar", default=f"{target}/release/asya-sidecar")
+    parser.add_argument("--runtime", default="target/asya-runtime.pyz")
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--keep", action="store_true", help="leave the logs and journals")
+    return parser.parse_args()
+
+
+def queue(actor):
+    return f"asya-{NAMESPACE}-{actor}"
+
+
+class Suite:
+    """One run on one broker."""
+
+    def __init__(self, given, url, folder):
+        self.given, self.url, self.folder = given, url, folder
+        self.kills = []
+        self.journal = os.path.join(folder, "runs")
+        self.received = os.path.join(folder, "received")
+        open(self.journal, "w").close()
+        open(self.received, "w").close()
+        environment = {
+            "ASYA_TRANSPORT": "rabbitmq",
+            "ASYA_RABBITMQ_URL": url,
+            "ASYA_NAMESPACE": NAMESPACE,
+            "ASYA_WORKERS": "2",
+            "ASYA_CONCURRENCY": "16",
+            "KILL_JOURNAL": self.journal,
+            "KILL_BROKER_PORT": url.rsplit(":", 1)[1].split("/")[0],
+        }
+        programs = {"sidecar": os.path.abspath(given.sidecar), "runtime": os.path.abspath(given.runtime), "python": given.python}
+        self.actors = [actors.Actor(name, HANDLERS[name], folder, programs, environment, given.seconds) for name in ROUTE]
+        self.sender = amqp.Sender(url, queue("a"), ROUTE, given.messages, os.path.join(folder, "sent"))
+        self.reader = None
+        self.answered = set()
+        self.read_to = 0
+        self.moved = time.monotonic()
+
+    def run(self):
+        for actor in self.actors:
+            actor.start()
+        self.wait(lambda: all(self.is_ready(actor) for actor in self.actors), "every actor to be ready")
+        sinks = [queue(name) for name in ("x-sink", "x-sump", *(f"{name}-dlq" for name in ROUTE))]
+        command = [self.given.python, os.path.join(os.path.dirname(os.path.abspath(__file__)), "amqp.py"), "read", self.url, self.received, *sinks]
+        self.reader = subprocess.Popen(command, preexec_fn=actors.die_with_parent)
+        self.sender.start()
+        started = time.monotonic()
+        self.kill_all()
+        self.sender.allow(self.given.messages)
+        self.wait(lambda: self.sender.sent == self.given.messages and len(self.answered) >= self.given.messages, "every message to have an outcome")
+        self.wait(self.is_quiet, "the actors to have nothing in flight")
+        seconds = time.monotonic() - started
+        statuses = {actor.name: actor.stop() for actor in self.actors}
+        left = {name: amqp.depth(self.url, queue(name)) for name in (*ROUTE, "x-sink", "x-sump")}
+        self.reader.kill()
+        self.reader.wait()
+        return seconds, statuses, left
+
+    # --- waiting ---
+
+    def look(self):
+        """Take in what has happened since; raise when nothing has for too long."""
+        if self.sender.failure:
+            raise SystemExit(f"the sender failed: {self.sender.failure!r}")
+        if self.reader and self.reader.poll() is not None:
+            raise SystemExit(f"the reader ended with {self.reader.returncode}")
+        for actor in self.actors:
+            actor.watch()
+        with open(self.received) as file:
+            file.seek(self.read_to)
+            text = file.read()
+        whole = text.rpartition("\n")[0]
+        if whole:
+            self.read_to += len(whole.encode()) + 1
+            before = len(self.answered)
+            self.answered.update(json.loads(line)["id"] for line in whole.split("\n"))
+            if len(self.answered) > before:
+                self.moved = time.monotonic()
+        share = self.given.messages * (len(self.kills) + 2) // max(self.given.kills, 1)
+        self.sender.allow(min(share, len(self.answered) + ON_THEIR_WAY))
+        if time.monotonic() - self.moved > PATIENCE_SECONDS:
+            missing = sorted({amqp.message_id(number) for number in range(self.sender.sent)} - self.answered)
+            raise SystemExit(f"nothing has moved for {PATIENCE_SECONDS:.0f} s; {len(missing)} of {self.sender.sent} messages have no outcome: {missing[:10]}")
+
+    def wait(self, condition, what):
+        begun = time.monotonic()
+        while not condition():
+            self.look()
+            if time.monotonic() - begun > 10 * PATIENCE_SECONDS:
+                raise SystemExit(f"waited too long for {what}")
+            time.sleep(0.05)
+
+    def is_ready(self, actor):
+        gauges = actor.gauges()
+        self.moved = time.monotonic() if gauges and gauges.workers else self.moved
+        return bool(gauges and gauges.workers and gauges.connected)
+
+    def is_quiet(self):
+        gauges = [actor.gauges() for actor in self.actors]
+        return all(each and each.active == 0 for each in gauges) and all(amqp.depth(self.url, queue(name)) == 0 for name in ROUTE)
+
+    # --- killing ---
+
+    def kill_all(self):
+        plan = itertools.islice(itertools.cycle(itertools.product(STAGES, KINDS)), self.given.kills)
+        for number, (stage, kind) in enumerate(plan):
+            self.kill_one(number, kind, stage)
+
+    def kill_one(self, number, kind, stage):
+        """Find an actor with half of its window in flight and a message in that stage, and hit it."""
+        begun = time.monotonic()
+        for actor in itertools.cycle(self.actors[number % len(ROUTE):] + self.actors[: number % len(ROUTE)]):
+            self.look()
+            gauges = actor.gauges()
+            if not gauges or not gauges.workers or gauges.window < LEAST_WINDOW or 2 * gauges.active < gauges.window:
+                continue
+            patient = time.monotonic() - begun < STAGE_SECONDS
+            if patient and not gauges.stages.get(stage):
+                continue
+            hit = stage if gauges.stages.get(stage) else max(gauges.stages, key=gauges.stages.get)
+            at = time.monotonic()
+            if not actor.kill(kind):
+                continue
+            self.kills.append({"at": at, "kind": kind, "actor": actor.name, "stage": hit, "active": gauges.active, "window": gauges.window, "stages": gauges.stages})
+            self.moved = at
+            print(f"kill {number + 1:3}: {kind:10} of {actor.name} in {hit:10} {gauges.active} of {gauges.window} in flight {gauges.stages}", flush=True)
+            return
+
+
+def run_on(given, version, url):
+    """Runs the suite on one broker; returns its summary and what was wrong."""
+    folder = tempfile.mkdtemp(prefix="asya-kill-")
+    suite = Suite(given, url, folder)
+    try:
+        seconds, statuses, left = suite.run()
+    except BaseException:
+        print(f"logs and journals: {folder}", file=sys.stderr)
+        raise
+    with open(os.path.join(folder, "sent")) as file:
+        sent = {line.split()[0] for line in file}
+    counts, faults = verdict.judge(sent, verdict.read_journal(suite.journal), suite.kills, verdict.read_lines(suite.received), ROUTE)
+    faults += [fault for actor in suite.actors for fault in actor.unexpected]
+    faults += [f"the sidecar of {name} ended with {status} when it was asked to drain" for name, status in statuses.items() if status]
+    faults += [f"{count} messages are left in {queue(name)}" for name, count in left.items() if count]
+    stages = collections.Counter(kill["stage"] for kill in suite.kills)
+    faults += [f"no kill has hit the stage {stage}" for stage in STAGES if given.kills and not stages[stage]]
+    summary = {
+        "broker": f"RabbitMQ {version}",
+        **counts,
+        "kills": dict(collections.Counter(kill["kind"] for kill in suite.kills)),
+        "stages": {stage: stages[stage] for stage in STAGES},
+        "in_flight_at_kill": sum(kill["active"] for kill in suite.kills),
+        "below_half_window": sum(2 * kill["active"] < kill["window"] for kill in suite.kills),
+        "seconds": round(seconds, 1),
+    }
+    summary["faults"] = len(faults)
+    if faults or given.keep:
+        print(f"logs and journals: {folder}")
+    else:
+        subprocess.run(["rm", "-rf", folder], check=True)
+    return summary, faults
+
+
+def main():
+    given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    failed = False
+    for pair in os.environ["ASYA_TEST_AMQP_URLS"].split():
+        version, _, url = pair.partition("=")
+        summary, faults = run_on(given, version, url)
+        for fault in faults[:50]:
+            print(f"fault: {fault}")
+        print(json.dumps(summary), flush=True)
+        failed = failed or bool(faults)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

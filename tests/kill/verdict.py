@@ -1,0 +1,123 @@
+"""Joins what was sent, run, killed and received: nothing without an outcome, no duplicate without a kill. Pure.
+
+A duplicate is explained by (id, hop, time). The second begin of a message at a hop is explained when
+  - that actor was hit while the first was there: after it began there, and before the second began; or
+  - the actor before it was hit between its run of the message and this begin, so that its result was sent twice; or
+  - the actor before it ran the message more than once, which is then explained in its turn.
+"There" ends at most SETTLE_SECONDS after the handler ended: later, a message that is not settled is a fault of its own.
+"""
+
+import collections
+import json
+
+SETTLE_SECONDS = 5.0
+# Clocks are one and the same; a kill is noted just before it is done.
+SLACK_SECONDS = 0.05
+
+
+def read_journal(path):
+    """{(id, hop): [(begin, end or None), ...]} in the order of begin."""
+    runs = collections.defaultdict(list)
+    with open(path) as file:
+        for line in file:
+            what, identity, hop, _, at = line.split()
+            key = (identity, int(hop))
+            if what == "begin":
+                runs[key].append([float(at), None])
+            else:
+                open_runs = [run for run in runs[key] if run[1] is None and run[0] <= float(at)]
+                open_runs[0][1] = float(at)
+    return {key: sorted(value, key=lambda run: run[0]) for key, value in runs.items()}
+
+
+def read_lines(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+class Joined:
+    """Answers, for one message, which kill brought its duplicates about."""
+
+    def __init__(self, runs, kills, route):
+        self.runs = runs
+        self.kills = {actor: [kill for kill in kills if kill["actor"] == actor] for actor in route}
+        self.route = route
+
+    def hit(self, hop, since, until):
+        """A kill of that hop's actor in that time, or None."""
+        return next((kill for kill in self.kills[self.route[hop]] if since - SLACK_SECONDS <= kill["at"] <= until + SLACK_SECONDS), None)
+
+    def explain(self, identity, hop, first, second):
+        """The kill that explains why a message came to `hop` at `first` and again at `second` (hop = len(route): the sink)."""
+        if hop < len(self.route):
+            begin, end = first
+            # A run without an end was cut off: by a kill of its worker, its supervisor, or of the worker through the sidecar.
+            until = second if end is None else min(second, end + SETTLE_SECONDS)
+            kill = self.hit(hop, begin, until)
+            if kill:
+                return kill
+        if hop == 0:
+            return None
+        before = self.runs.get((identity, hop - 1), [])
+        for begin, end in before:
+            kill = self.hit(hop - 1, begin, min(second, (end or second) + SETTLE_SECONDS))
+            if kill:
+                return kill
+        for earlier, later in zip(before, before[1:]):
+            if later[0] <= second:
+                kill = self.explain(identity, hop - 1, earlier, later[0])
+                if kill:
+                    return kill
+        return None
+
+
+def judge(sent, runs, kills, received, route):
+    """A dict of counts, and the list of everything that is wrong."""
+    joined = Joined(runs, kills, route)
+    faults = []
+    by_id = collections.defaultdict(list)
+    for line in received:
+        by_id[line["id"]].append(line)
+        if line["wrong"]:
+            faults.append(f"{line['id']} arrived with a wrong {line['wrong']}")
+    lost = [identity for identity in sent if identity not in by_id]
+    faults += [f"{identity} has no outcome; its runs: {trail(runs, identity, route)}" for identity in lost]
+    faults += [f"{identity} arrived and was never sent" for identity in by_id if identity not in sent]
+    again = collections.Counter()
+    explained_by = collections.Counter()
+
+    def duplicate(identity, hop, first, second):
+        again["at the sinks" if hop == len(route) else f"at hop {hop}"] += 1
+        kill = joined.explain(identity, hop, first, second)
+        if kill:
+            explained_by[kill["kind"]] += 1
+        else:
+            faults.append(f"{identity} came twice to hop {hop} and no kill explains it: {first} and {second}; {trail(runs, identity, route)}")
+
+    for (identity, hop), calls in sorted(runs.items()):
+        for first, second in zip(calls, calls[1:]):
+            duplicate(identity, hop, first, second[0])
+    for identity, lines in sorted(by_id.items()):
+        arrivals = sorted(line["at"] for line in lines)
+        for first, second in zip(arrivals, arrivals[1:]):
+            duplicate(identity, len(route), (first, first), second)
+    failed = [line for line in received if not line["queue"].endswith("-x-sink")]
+    for line in failed:
+        hit = any(joined.hit(line["hop"], begin, (end or line["at"]) + SETTLE_SECONDS) for begin, end in runs.get((line["id"], line["hop"]), []))
+        if not hit:
+            faults.append(f"{line['id']} failed at hop {line['hop']} ({line['reason']}, {line['error']}) and no kill explains it")
+    counts = {
+        "sent": len(sent),
+        "answered": len({line["id"] for line in received if line["queue"].endswith("-x-sink")}),
+        "failed": len({line["id"] for line in failed}),
+        "lost": len(lost),
+        "duplicates": sum(again.values()),
+        "duplicates_where": dict(sorted(again.items())),
+        "duplicates_by_kill": dict(sorted(explained_by.items())),
+        "faults": len(faults),
+    }
+    return counts, faults
+
+
+def trail(runs, identity, route):
+    return {hop: runs.get((identity, hop), []) for hop in range(len(route))}
