@@ -1,5 +1,7 @@
 //! Both forms are read, mean the same, and survive being written again.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use asya_manifest::env::{Broker, FromCluster, Place, cluster_only, from_cluster, runtime, sidecar, without_effect};
 use asya_manifest::{AsyncActor, load, load_text};
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Every mistake is told with its place, what was meant and what is allowed, all of them at once.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use asya_manifest::load_text;
 
 /// The report of a text that is called `a.yaml`.

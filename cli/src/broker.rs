@@ -1,0 +1,105 @@
+//! Which broker a command talks to, and how.
+//!
+//! Takes what the command line says and what the data folder records; gives connections. Blocks on connecting, bounded.
+//! On failure: what to start or to name.
+
+use crate::args::Place;
+use crate::client::Client;
+use crate::error::Error;
+use crate::home::{BrokerAt, Home};
+use crate::hosted;
+use asya_envelope::names::{SINK, SUMP, dead_letter, queue_name};
+use asya_transport::Transport;
+use asya_transport::rabbitmq::admin::Admin;
+use asya_transport::rabbitmq::{RabbitMq, RabbitMqConfig};
+
+/// A broker and what is known of its use.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// In the names of queues.
+    pub namespace: String,
+    /// Where it is.
+    pub broker: BrokerAt,
+    /// Actors that run there, as far as is known here.
+    pub actors: Vec<String>,
+}
+
+/// Finds the broker: the one that was named, or the one of the `asya run` of the data folder.
+pub fn target(place: &Place) -> Result<Target, Error> {
+    let home = Home::new(place.data.as_deref());
+    let record = home.record().filter(|_| home.is_taken());
+    let namespace =
+        |recorded: Option<String>| place.namespace.clone().or(recorded).unwrap_or_else(|| "default".to_owned());
+    match (&place.transport, record) {
+        (Some(url), record) => {
+            let broker = BrokerAt::RabbitMq(checked_url(url)?);
+            // What runs here is of use only when it runs on that broker.
+            let record = record.filter(|record| record.broker == broker);
+            let actors = record.iter().flat_map(|r| r.actors.iter().map(|a| a.name.clone())).collect();
+            Ok(Target { namespace: namespace(record.map(|r| r.namespace)), broker, actors })
+        }
+        (None, Some(record)) => {
+            let actors = record.actors.into_iter().map(|a| a.name).collect();
+            Ok(Target { namespace: namespace(Some(record.namespace)), broker: record.broker, actors })
+        }
+        (None, None) => Err(Error::NoBroker(home.dir().to_owned())),
+    }
+}
+
+/// Checks an address before anything is started with it.
+pub fn checked_url(url: &str) -> Result<String, Error> {
+    RabbitMqConfig::from_url(url).map_err(|why| {
+        let help = "write amqp://user:password@host:5672/vhost, or amqps:// for TLS";
+        Error::Usage(format!("--transport: {why}\n  = {help}"))
+    })?;
+    Ok(url.to_owned())
+}
+
+/// Connects.
+pub async fn connect(target: &Target) -> Result<Client, Error> {
+    let transport: Box<dyn Transport> = match &target.broker {
+        BrokerAt::Embedded(socket) => hosted::client(socket),
+        BrokerAt::RabbitMq(url) => {
+            let mut config = RabbitMqConfig::from_url(url).map_err(|why| Error::Usage(why.to_string()))?;
+            config.connection_name = "asya command".to_owned();
+            Box::new(RabbitMq::new(config))
+        }
+    };
+    Client::connect(transport, target.broker.to_string()).await
+}
+
+/// Has the queues of these actors and both sinks, each with its dead-letter queue. Gives the sinks' names.
+pub async fn declare(client: &mut Client, namespace: &str, queues: &[&str]) -> Result<Vec<String>, Error> {
+    let sink = |actor| queue_name(namespace, actor).map_err(|e| Error::Usage(e.to_string()));
+    let sinks = vec![sink(SINK)?, sink(SUMP)?];
+    for queue in queues.iter().copied().chain(sinks.iter().map(String::as_str)) {
+        client.declare(queue, Some(&dead_letter(queue))).await?;
+    }
+    Ok(sinks)
+}
+
+/// How many deliveries of each actor are unsettled, where the broker tells.
+pub async fn unsettled(target: &Target) -> Vec<(String, u64)> {
+    let Ok(mut client) = connect(target).await else { return Vec::new() };
+    let mut counts = Vec::new();
+    for actor in &target.actors {
+        let Ok(queue) = queue_name(&target.namespace, actor) else { continue };
+        if let Ok(Some(depth)) = client.depth(&queue).await {
+            counts.push((actor.clone(), depth.unsettled.unwrap_or(0)));
+        }
+    }
+    counts
+}
+
+/// Deletes a queue of this command's own.
+pub async fn drop_queue(target: &Target, queue: &str) -> Result<(), Error> {
+    match &target.broker {
+        BrokerAt::Embedded(socket) => hosted::drop_queue(socket, queue).await,
+        BrokerAt::RabbitMq(url) => {
+            let failed = |why: String| Error::Queue { queue: queue.to_owned(), why };
+            let config = RabbitMqConfig::from_url(url).map_err(|why| Error::Usage(why.to_string()))?;
+            let admin = Admin::connect(&config).await.map_err(|why| failed(why.to_string()))?;
+            admin.delete(queue).await.map(drop).map_err(|why| failed(why.to_string()))
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! `asya send ROUTE INPUT…`.
+//!
+//! Takes inputs; publishes each as one message and, on request, prints the results. Blocks on the broker with a bounded
+//! number of messages unconfirmed. On failure: how many messages are safe, and which one was not.
+
+use crate::args::Send;
+use crate::broker::{self, Target};
+use crate::client::{ANSWER_MAX, Client, unpublished};
+use crate::error::Error;
+use crate::input::Inputs;
+use crate::message::{Outgoing, Received, encode, read};
+use crate::retry::Backoff;
+use asya_envelope::names::{HEADER_REPLY_TO, queue_name};
+use asya_envelope::{Head, Headers, Phase, Route, ids};
+use asya_manifest::problem::nearest;
+use asya_transport::{Event, Outcome, Settlement, Token};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Messages published and not yet confirmed: enough to fill a broker's group commits.
+const UNCONFIRMED_MAX: usize = 512;
+/// Bytes of them, which are kept until they are safe.
+const UNCONFIRMED_BYTES_MAX: usize = 64 << 20;
+/// Results held at once while they are printed.
+const RESULTS_WINDOW: u32 = 256;
+
+/// Sends everything, and waits for results where asked.
+pub async fn send(args: &Send) -> Result<(), Error> {
+    let route = route(&args.route)?;
+    let headers = headers(&args.headers)?;
+    let inputs = Inputs::open(&args.inputs)?;
+    let target = broker::target(&args.place)?;
+    let mut client = broker::connect(&target).await?;
+    if !args.unchecked {
+        check_route(&mut client, &target, &route).await?;
+    }
+    let results = if args.wait { Some(Results::open(&target, args, inputs.count).await?) } else { None };
+    let first = route.first().cloned().unwrap_or_default();
+    let queue = queue_name(&target.namespace, &first).map_err(|e| Error::Usage(e.to_string()))?;
+    let head = Head {
+        namespace: Some(target.namespace.clone()),
+        headers: with_reply(headers, results.as_ref()),
+        ..Head::new("", Route { prev: Vec::new(), curr: first, next: route.get(1..).unwrap_or_default().to_vec() })
+    };
+    let bar = bar(inputs.count, if args.wait { "sent and answered" } else { "sent" });
+    let journal = match &args.journal {
+        Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::file(path))?)),
+        None => None,
+    };
+    let count = inputs.count;
+    let sender = Sender {
+        client,
+        queue,
+        head,
+        id: args.id.clone(),
+        count,
+        open: BTreeMap::new(),
+        open_bytes: 0,
+        journal,
+        confirmed: 0,
+        backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+        bar: bar.clone(),
+        counts: results.is_none(),
+    };
+    let sent = match results {
+        None => sender.run(inputs).await?,
+        Some(results) => {
+            // Results are printed while the rest is sent, so that the reply queue never grows long.
+            let (sent, ended) = tokio::join!(sender.run(inputs), results.run(bar.clone()));
+            let sent = sent?;
+            bar.finish_and_clear();
+            return ended.map(|()| sent).map(drop);
+        }
+    };
+    bar.finish_and_clear();
+    eprintln!("sent {sent} {} to {}", plural(sent, "message"), args.route);
+    Ok(())
+}
+
+/// `1 message`, `2 messages`.
+pub fn plural(count: u64, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+fn route(text: &str) -> Result<Vec<String>, Error> {
+    let actors: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+    for actor in &actors {
+        asya_manifest::names::check_actor(actor).map_err(|why| {
+            Error::Usage(format!(
+                "the route {text:?} names {actor:?}: {why}\n  = a route is actors with commas between: a,b,c"
+            ))
+        })?;
+    }
+    Ok(actors)
+}
+
+fn headers(pairs: &[String]) -> Result<Headers, Error> {
+    let mut headers = Headers::default();
+    for pair in pairs {
+        let Some((key, value)) = pair.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return Err(Error::Usage(format!("the header {pair:?} is not KEY=VALUE")));
+        };
+        if serde_json::from_str::<&serde_json::value::RawValue>(value).is_ok() {
+            headers.set(key, value).map_err(|e| Error::Usage(format!("the header {pair:?}: {e}")))?;
+        } else {
+            headers.set_str(key, value);
+        }
+    }
+    Ok(headers)
+}
+
+fn with_reply(mut headers: Headers, results: Option<&Results>) -> Headers {
+    if let Some(results) = results {
+        headers.set_str(HEADER_REPLY_TO, &results.queue);
+    }
+    headers
+}
+
+/// Every actor of the route must have a queue: a message to nowhere would only fail later, far from who sent it.
+async fn check_route(client: &mut Client, target: &Target, route: &[String]) -> Result<(), Error> {
+    for actor in route {
+        let queue = queue_name(&target.namespace, actor).map_err(|e| Error::Usage(e.to_string()))?;
+        if client.depth(&queue).await?.is_some() {
+            continue;
+        }
+        let mut why = format!("the route names {actor:?}, and there is no queue {queue} at {}", target.broker);
+        if let Some(meant) = nearest(actor, target.actors.iter().map(String::as_str)) {
+            why.push_str(&format!("\n  = did you mean: {meant}"));
+        }
+        if !target.actors.is_empty() {
+            why.push_str(&format!("\n  = running here: {}", target.actors.join(", ")));
+        }
+        why.push_str("\n  = run that actor first, or send anyway with --unchecked");
+        return Err(Error::Usage(why));
+    }
+    Ok(())
+}
+
+fn bar(count: u64, what: &'static str) -> ProgressBar {
+    if count < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}  {per_sec}  {eta} left");
+    ProgressBar::new(count).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+}
+
+/// One message that the broker does not have for sure yet.
+struct Open {
+    id: String,
+    label: String,
+    out: Outgoing,
+}
+
+struct Sender {
+    client: Client,
+    queue: String,
+    head: Head,
+    id: Option<String>,
+    count: u64,
+    open: BTreeMap<Token, Open>,
+    open_bytes: usize,
+    journal: Option<BufWriter<File>>,
+    confirmed: u64,
+    backoff: Backoff,
+    bar: ProgressBar,
+    counts: bool,
+}
+
+impl Sender {
+    /// Publishes everything and waits until all of it is safe.
+    async fn run(mut self, inputs: Inputs) -> Result<u64, Error> {
+        for (number, input) in inputs.messages().enumerate() {
+            let input = input?;
+            let id = self.id_of(number);
+            self.head.id.clone_from(&id);
+            let out = encode(&self.head, input.content);
+            if let Some(limit) = self.client.message_bytes_max().filter(|limit| out.body.len() as u64 > *limit) {
+                return Err(self.stopped(&input.label, &format!("it is larger than the broker's {limit} bytes")));
+            }
+            while self.open.len() >= UNCONFIRMED_MAX || self.open_bytes >= UNCONFIRMED_BYTES_MAX {
+                self.turn().await?;
+            }
+            self.publish(Open { id, label: input.label, out });
+        }
+        while !self.open.is_empty() {
+            self.turn().await?;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.flush().map_err(Error::system("the journal cannot be written"))?;
+        }
+        Ok(self.confirmed)
+    }
+
+    fn id_of(&self, number: usize) -> String {
+        match &self.id {
+            Some(id) if self.count == 1 => id.clone(),
+            Some(id) => format!("{id}-{number}"),
+            None => ids::new_id(),
+        }
+    }
+
+    fn publish(&mut self, open: Open) {
+        self.open_bytes += open.out.body.len();
+        let token = self.client.publish(&self.queue, open.out.content_type, &open.id, &open.out.body);
+        self.open.insert(token, open);
+    }
+
+    /// Takes the next event.
+    async fn turn(&mut self) -> Result<(), Error> {
+        match self.client.event_before(Instant::now() + ANSWER_MAX).await {
+            Some(Event::Published { token, outcome }) => self.published(token, &outcome).await,
+            Some(Event::Fatal { why }) => Err(self.stopped("", &why)),
+            Some(_) => Ok(()),
+            None => Err(self.stopped("", &format!("the broker did not answer for {} s", ANSWER_MAX.as_secs()))),
+        }
+    }
+
+    async fn published(&mut self, token: Token, outcome: &Outcome) -> Result<(), Error> {
+        let Some(open) = self.open.remove(&token) else { return Ok(()) };
+        self.open_bytes -= open.out.body.len();
+        match outcome {
+            Outcome::Confirmed => {
+                self.confirmed += 1;
+                self.backoff.reset();
+                if self.counts {
+                    self.bar.inc(1);
+                }
+                self.note(&open)
+            }
+            // The same id again: if the first one did arrive, readers can tell the copy.
+            Outcome::Lost | Outcome::Refused(_) => match self.backoff.next() {
+                Some(wait) => {
+                    tokio::time::sleep(wait).await;
+                    self.publish(open);
+                    Ok(())
+                }
+                None => Err(self.stopped(&open.label, &unpublished(outcome).unwrap_or_default())),
+            },
+            _ => Err(self.stopped(&open.label, &unpublished(outcome).unwrap_or_default())),
+        }
+    }
+
+    fn note(&mut self, open: &Open) -> Result<(), Error> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let line = serde_json::json!({"id": open.id, "input": open.label});
+        writeln!(journal, "{line}").map_err(Error::system("the journal cannot be written"))
+    }
+
+    fn stopped(&mut self, label: &str, why: &str) -> Error {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.flush()
+        {
+            eprintln!("the journal cannot be written: {error}");
+        }
+        self.bar.finish_and_clear();
+        let input = if label.is_empty() { String::new() } else { format!(" at input {label}") };
+        let (confirmed, count) = (self.confirmed, self.count);
+        Error::Failed(format!(
+            "stopped{input}: {why}\n  = {confirmed} of {count} {} safely sent",
+            if count == 1 { "is" } else { "are" }
+        ))
+    }
+}
+
+/// Where the results arrive.
+struct Results {
+    target: Target,
+    client: Client,
+    queue: String,
+    expect: u64,
+    /// Without `--expect`: how many different messages have been answered.
+    by_id: Option<BTreeSet<String>>,
+    idle_max: Duration,
+    envelopes: bool,
+}
+
+impl Results {
+    async fn open(target: &Target, args: &Send, count: u64) -> Result<Self, Error> {
+        let unique = ids::new_id();
+        let name = format!("reply-{}", unique.get(..8).unwrap_or(&unique));
+        let queue = queue_name(&target.namespace, &name).map_err(|e| Error::Usage(e.to_string()))?;
+        let mut client = broker::connect(target).await?;
+        client.declare(&queue, None).await?;
+        client.consume(&queue, RESULTS_WINDOW);
+        let by_id = if args.expect.is_none() { Some(BTreeSet::new()) } else { None };
+        let idle_max = args.timeout.0;
+        Ok(Self {
+            target: target.clone(),
+            client,
+            queue,
+            expect: args.expect.unwrap_or(count),
+            by_id,
+            idle_max,
+            envelopes: args.envelopes,
+        })
+    }
+
+    /// Prints results until all are there.
+    async fn run(mut self, bar: ProgressBar) -> Result<(), Error> {
+        let mut got = 0_u64;
+        let mut failed = 0_u64;
+        while got < self.expect {
+            let delivery = match self.client.event_before(Instant::now() + self.idle_max).await {
+                Some(Event::Delivered(delivery)) => delivery,
+                Some(Event::Fatal { why }) => return Err(Error::Failed(format!("the results cannot be read: {why}"))),
+                Some(_) => continue,
+                None => {
+                    let waited = asya_manifest::units::GoDuration(self.idle_max);
+                    return Err(Error::Failed(format!(
+                        "{got} of {} results came, and none for {waited}\n  = `asya failed` and `asya queues` show where messages are",
+                        self.expect
+                    )));
+                }
+            };
+            let message = self.client.take(delivery);
+            let result = read(&message.body, message.content_type)
+                .map_err(|e| Error::Failed(format!("a result cannot be read: {e}")))?;
+            // A fan-out answers more than once under other ids; the message's own id is the one that ends it.
+            let counts = match &mut self.by_id {
+                Some(seen) => result.head.parent_id.is_none() && seen.insert(result.head.id.clone()),
+                None => true,
+            };
+            bar.suspend(|| print(&result, self.envelopes));
+            failed += u64::from(counts && is_failed(&result));
+            got += u64::from(counts);
+            bar.inc(u64::from(counts));
+            self.client.settle(message.tag, Settlement::Ack);
+        }
+        drop(self.client);
+        broker::drop_queue(&self.target, &self.queue).await?;
+        match failed {
+            0 => Ok(()),
+            _ => Err(Error::Failed(format!("{failed} of {got} failed\n  = `asya failed` shows them"))),
+        }
+    }
+}
+
+fn is_failed(result: &Received) -> bool {
+    result.head.status.as_ref().is_some_and(|s| s.phase == Phase::Failed)
+}
+
+fn print(result: &Received, envelopes: bool) {
+    if envelopes {
+        println!("{}", result.envelope);
+    } else if is_failed(result) {
+        eprintln!("{}", crate::sinks::one_line(result));
+    } else {
+        println!("{}", result.document);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_a_list_of_actors() {
+        assert_eq!(route("a, b-c,d").unwrap(), ["a", "b-c", "d"]);
+        let why = route("a,,b").unwrap_err().to_string();
+        assert!(why.contains("names \"\": it is empty") && why.contains("a,b,c"), "{why}");
+        assert!(route("A").is_err());
+    }
+
+    #[test]
+    fn a_header_is_json_where_it_can_be() {
+        let pairs = ["n=1".to_owned(), "t=plain text".into(), "o={\"a\":1}".into(), "e=".into()];
+        assert_eq!(headers(&pairs).unwrap().as_json(), r#"{"n":1,"t":"plain text","o":{"a":1},"e":""}"#);
+        assert!(headers(&["novalue".to_owned()]).is_err() && headers(&["=x".to_owned()]).is_err());
+    }
+}
