@@ -79,7 +79,7 @@ def section(document: bytes, blobs: Sequence[OutBlob]) -> bytes:
     offset = len(out) + 128 * len(blobs)
     for blob in blobs:
         axes = (*blob.shape, *(0,) * (8 - len(blob.shape)))
-        out += TABLE_ENTRY.pack(blob.dtype.encode(), len(blob.shape), 0, *axes, offset, len(blob.data))
+        out += TABLE_ENTRY.pack(blob.dtype.encode(), len(blob.shape), 0, *axes, offset, len(blob.data), bytes(24))
         offset = aligned(offset + len(blob.data))
     for blob in blobs:
         out.extend(bytes(aligned(len(out)) - len(out)))
@@ -96,8 +96,8 @@ def parse_section(content: bytes, document_len: int, count: int) -> Tuple[Any, L
     end = document_len
     for index in range(count):
         name, dimensions, flags, *numbers = TABLE_ENTRY.unpack_from(content, table + 128 * index)
-        offset, length = numbers[8:]
-        assert flags == 0 and offset % 64 == 0 and not any(numbers[dimensions:8])
+        offset, length, reserved = numbers[8:]
+        assert reserved == bytes(24) and flags == 0 and offset % 64 == 0 and not any(numbers[dimensions:8])
         blobs.append(OutBlob(name.rstrip(b"\0").decode(), tuple(numbers[:dimensions]), content[offset : offset + length]))
         end = offset + length
     assert end == len(content), "the section ends with its last blob"

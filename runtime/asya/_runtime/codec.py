@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from json import encoder as json_encoder
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 from . import values
 from .failures import PayloadError
@@ -76,27 +76,35 @@ class Codec:
     next call.
     """
 
-    __slots__ = ("blobs", "loads", "dumps", "uses_orjson", "_encode", "_escaping", "_ascii")
+    __slots__ = ("blobs", "_known", "_references", "loads", "dumps", "uses_orjson", "_encode", "_escaping", "_ascii")
 
     def __init__(self, library: str = "auto") -> None:
         if library == "orjson" and orjson is None:
             raise ImportError("ASYA_JSON=orjson, but this Python has no orjson")
         self.uses_orjson = library != "stdlib" and orjson is not None
         self.blobs: List[Outgoing] = []
+        self._known: Dict[int, int] = {}
+        self._references = 0
         self._escaping = False
         self._encode = _stdlib_encoder(self._default, ascii_only=False)
         self._ascii = _stdlib_encoder(self._default, ascii_only=True)
         self.loads: Callable[[bytes], Any] = loads_orjson if self.uses_orjson else loads_stdlib
         self.dumps: Callable[[Any], bytes] = self._orjson_dumps() if self.uses_orjson else self._dumps_stdlib
 
+    def _begin(self) -> None:
+        """Forget the blobs of the document before."""
+        self.blobs = []
+        self._known = {}
+        self._references = 0
+
     def _dumps_stdlib(self, value: Any) -> bytes:
-        if self.blobs:
-            self.blobs = []
+        if self._references:
+            self._begin()
         try:
             try:
                 document = self._encode(value).encode()
             except UnicodeEncodeError:  # a lone surrogate: UTF-8 cannot say it, an escape can
-                self.blobs = []
+                self._begin()
                 document = self._ascii(value).encode()
         except RecursionError:
             raise ValueError("the result refers to itself, or is nested too deeply for JSON") from None
@@ -110,8 +118,8 @@ class Codec:
         stdlib = self._dumps_stdlib
 
         def dumps_orjson(value: Any) -> bytes:
-            if self.blobs:
-                self.blobs = []
+            if self._references:
+                self._begin()
             try:
                 document = dumps(value, default, options)
             except TypeError:
@@ -124,15 +132,23 @@ class Codec:
 
     def _default(self, value: Any) -> Any:
         """For whatever the library cannot write by itself."""
+        known = self._known.get(id(value))
+        if known is not None:
+            self._references += 1
+            return {BLOB_KEY: known}
         found = values.plain(value)
         if type(found) is Outgoing:
+            index = len(self.blobs)
+            found.owner = (found.owner, value)  # as long as the value lives, nothing else has its identity
             self.blobs.append(found)
-            return {BLOB_KEY: len(self.blobs) - 1}
+            self._known[id(value)] = index
+            self._references += 1
+            return {BLOB_KEY: index}
         return escaped(found) if self._escaping else found
 
     def _escaped(self, value: Any, document: bytes) -> bytes:
         """Tell a user's own `{"$asya.blob": …}` from a reference to a blob, when there is one."""
-        if self._escaping or document.count(_QUOTED_BLOB_KEY) == len(self.blobs):
+        if self._escaping or document.count(_QUOTED_BLOB_KEY) == self._references:
             return document
         self._escaping = True
         try:

@@ -50,7 +50,9 @@ DOORBELL: Final = struct.Struct("=Q")
 
 # The payload section.
 ALIGNMENT: Final = 64
-TABLE_ENTRY: Final = struct.Struct("<16sII8QQQ24x")
+# dtype, dimensions, flags, shape, offset, length, reserved
+TABLE_ENTRY: Final = struct.Struct("<16sII8QQQ24s")
+RESERVED: Final = bytes(24)
 TABLE_ENTRY_BYTES: Final = 128
 MAX_DIMENSIONS: Final = 8
 RAW: Final = "raw"

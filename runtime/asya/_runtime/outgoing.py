@@ -59,18 +59,12 @@ class Outgoing:
             return b""
         return memory.exporter(self.address, self.nbytes)[1]
 
-    def detach(self) -> None:
-        """Copy the bytes to memory of their own."""
-        self.buffer = bytes(self.bytes_like())
-        self.address = 0
-        self.owner = None
-
 
 def outgoing(value: Any) -> Optional[Outgoing]:
     """What is a buffer or an array becomes a blob."""
     kind = type(value)
     if kind is bytes or kind is bytearray:
-        return Outgoing(RAW, (len(value),), len(value), value, 0, None)
+        return Outgoing(RAW, (len(value),), len(value), value, 0, value)
     if kind is Blob:
         return Outgoing(value.dtype, value.shape, value.nbytes, value.view, value._address, value)
     if kind is memoryview:
@@ -163,13 +157,13 @@ def _of_torch(value: Any) -> Outgoing:
 def _of_interface(interface: Dict[str, Any], owner: Any) -> Outgoing:
     """Of something that is an array to NumPy and no buffer to Python."""
     dtype = str(interface["typestr"])
+    if dtype[1:2] == "O":
+        raise ResultError("an array that holds Python objects cannot be sent")
     shape: Tuple[int, ...] = tuple(interface["shape"])
     nbytes = itemsize(dtype)
     for axis in shape:
         nbytes *= axis
     data = interface.get("data")
-    if dtype[1] == "O":
-        raise ResultError("an array that holds Python objects cannot be sent")
     if not _contiguous(interface.get("strides"), shape, itemsize(dtype)):
         numpy = sys.modules.get("numpy")
         if numpy is None:

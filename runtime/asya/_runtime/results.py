@@ -20,6 +20,7 @@ from .layout import (
     RAW,
     REGION_INPUT,
     REGION_OUTPUT,
+    RESERVED,
     TABLE_ENTRY,
     TABLE_ENTRY_BYTES,
     aligned,
@@ -170,7 +171,7 @@ class Result:
         for blob in self._blobs:
             shape = (blob.nbytes,) if blob.dtype == RAW else blob.shape
             axes = (*shape, *(0,) * (8 - len(shape)))
-            pieces.append(TABLE_ENTRY.pack(blob.dtype.encode(), len(shape), 0, *axes, offset, blob.nbytes))
+            pieces.append(TABLE_ENTRY.pack(blob.dtype.encode(), len(shape), 0, *axes, offset, blob.nbytes, RESERVED))
             offset = aligned(offset + blob.nbytes)
         return b"".join(pieces)
 
