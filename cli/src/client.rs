@@ -18,6 +18,9 @@ use tokio::time::{Instant, timeout_at};
 /// leader election.
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
+/// How long a broker may take to let a command in. It may be starting just now; a person is waiting.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
 /// The broker dead-letters after this many counted deliveries: the same backstop as the sidecars ask for.
 const DELIVERY_LIMIT: u32 = 100;
 
@@ -56,7 +59,7 @@ impl Client {
     pub async fn connect(transport: Box<dyn Transport>, place: String) -> Result<Self, Error> {
         let mut client =
             Self { transport, memory: HeapMemory::default(), events: VecDeque::new(), next_token: 0, place };
-        let deadline = Instant::now() + ANSWER_MAX;
+        let deadline = Instant::now() + CONNECT_MAX;
         let mut last = None;
         loop {
             match client.event_before(deadline).await {
@@ -65,7 +68,7 @@ impl Client {
                 Some(Event::Lost { why, .. }) => last = Some(why),
                 Some(_) => {}
                 None => {
-                    let why = last.unwrap_or_else(|| format!("no answer within {} s", ANSWER_MAX.as_secs()));
+                    let why = last.unwrap_or_else(|| format!("no answer within {} s", CONNECT_MAX.as_secs()));
                     return Err(Error::Broker { place: client.place, why });
                 }
             }

@@ -1,81 +1,22 @@
-//! The `asya` command: runs pipelines on this machine, sends messages, and shows what became of them.
+//! The program `asya`. See the library for what it does.
 
-mod args;
-mod broker;
-mod client;
-mod error;
-mod home;
-mod hosted;
-mod init;
-mod input;
-mod memory;
-mod message;
-mod python;
-mod queues;
-mod retry;
-mod run;
-mod scrape;
-mod send;
-mod sinks;
-mod table;
-
-use args::{Cli, Command};
-use clap::Parser;
-use error::Error;
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-/// Exit status of a program that another one was to become and could not (a shell's "cannot execute").
-const CANNOT_EXECUTE: u8 = 126;
-
+#[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.command {
-        Command::Sidecar { .. } => asya_dataplane::run_from_env(),
-        Command::Exec { parent, command } => exec(parent, &command),
-        command => match block_on(command) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error}");
-                error.exit_code()
-            }
-        },
-    }
+    asya_cli::main()
 }
 
-fn block_on(command: Command) -> Result<(), Error> {
-    // One thread: what is slow here is the broker and the terminal.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::system("the runtime cannot be started"))?;
-    runtime.block_on(async {
-        match command {
-            Command::Run(args) => run::run(&args).await,
-            Command::Send(args) => send::send(&args).await,
-            Command::Queues(args) => queues::queues(&args).await,
-            Command::Status(args) => queues::status(&args).await,
-            Command::Results(args) => sinks::results(&args).await,
-            Command::Failed(args) => sinks::failed(&args).await,
-            Command::Init(args) => init::init(&args),
-            Command::Sidecar { .. } | Command::Exec { .. } => Ok(()),
-        }
-    })
-}
-
-/// Becomes another program, which the kernel kills when `parent` ends.
-fn exec(parent: u32, command: &[std::ffi::OsString]) -> ExitCode {
-    let kill = Some(rustix::process::Signal::KILL);
-    if let Err(error) = rustix::process::set_parent_process_death_signal(kill) {
-        eprintln!("the end of the parent cannot be watched: {error}");
-        return ExitCode::from(CANNOT_EXECUTE);
-    }
-    // It may have ended before the kernel was told.
-    if std::os::unix::process::parent_id() != parent {
-        return ExitCode::from(CANNOT_EXECUTE);
-    }
-    let Some((program, args)) = command.split_first() else { return ExitCode::from(CANNOT_EXECUTE) };
-    let error = std::process::Command::new(program).args(args).exec();
-    eprintln!("{} cannot be started: {error}", program.to_string_lossy());
-    ExitCode::from(CANNOT_EXECUTE)
+/// Takes nothing, says what to do instead.
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    /// `EX_UNAVAILABLE`.
+    const UNAVAILABLE: u8 = 69;
+    eprintln!(
+        "error: asya runs on Linux: it hands messages to Python through sealed shared memory, which {} does not have\n  \
+         = on Windows use WSL2; elsewhere run it in a container, from a checkout of Asya:\n  \
+         docker run --rm -it -v \"$PWD\":/asya -w /asya rust:1.95-bookworm cargo run --release -p asya-cli -- run examples/hello",
+        std::env::consts::OS
+    );
+    ExitCode::from(UNAVAILABLE)
 }
