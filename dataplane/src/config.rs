@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use asya_envelope::names::canonical_actor;
+use asya_transport::rabbitmq::{Compatibility, Password, RabbitMqConfig};
 
 mod amqp_url;
 mod help;
@@ -24,7 +25,7 @@ pub use help::{help, markdown};
 pub use resiliency::{Backoff, DEFAULT_POLICY, Policies, Policy, Resiliency, Rule};
 pub use settings::{
     Actor, Batch, Broker, EmittedEncoding, FlowLimits, Listen, Log, LogFilter, LogFormat, Observability, Publishing,
-    RabbitMq, Role, Runtime, Secret, TransportKind,
+    Role, Runtime, TransportKind,
 };
 pub use source::{Environment, Source};
 pub use vars::{Absent, Kind, Section, TABLE, Var};
@@ -38,7 +39,7 @@ use reader::Reader;
 pub const EXIT_CONFIG: u8 = 64;
 
 /// Everything that the sidecar is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Who it is.
     pub actor: Actor,
@@ -142,7 +143,7 @@ impl Config {
     /// Reads everything; what is mistaken has stand-in values.
     fn read_all(reader: &mut Reader<'_>) -> Self {
         let actor = actor(reader);
-        let broker = broker(reader);
+        let broker = broker(reader, &actor);
         let runtime = runtime(reader);
         let flow = flow(reader, &runtime);
         let config = Self {
@@ -215,9 +216,9 @@ fn actor(reader: &mut Reader<'_>) -> Actor {
     Actor { name, namespace, role, sink, sump }
 }
 
-fn broker(reader: &mut Reader<'_>) -> Broker {
+fn broker(reader: &mut Reader<'_>, actor: &Actor) -> Broker {
     let kind = reader.choice(&vars::TRANSPORT);
-    let rabbitmq = rabbitmq(reader);
+    let rabbitmq = rabbitmq(reader, actor);
     let socket = reader.path(&vars::EMBEDDED_SOCKET);
     match kind {
         Some(TransportKind::Embedded) => {
@@ -227,53 +228,57 @@ fn broker(reader: &mut Reader<'_>) -> Broker {
             }
             Broker::Embedded { socket: socket.unwrap_or_default() }
         }
-        Some(TransportKind::RabbitMq) | None => Broker::RabbitMq(rabbitmq),
+        Some(TransportKind::RabbitMq) | None => Broker::RabbitMq(Box::new(rabbitmq)),
     }
 }
 
-/// Ports that IANA assigned to AMQP.
-const AMQP_PORT: u16 = 5672;
-const AMQPS_PORT: u16 = 5671;
-
-fn rabbitmq(reader: &mut Reader<'_>) -> RabbitMq {
-    let exchange = reader.text(&vars::RABBITMQ_EXCHANGE);
-    let compat = reader.flag(&vars::COMPAT_EXCHANGE).unwrap_or_default();
-    let parts = RabbitMq {
-        tls: false,
-        host: reader.text(&vars::RABBITMQ_HOST),
-        port: reader.count(&vars::RABBITMQ_PORT),
-        username: reader.text(&vars::RABBITMQ_USERNAME),
-        password: Secret::new(reader.text(&vars::RABBITMQ_PASSWORD)),
-        vhost: reader.text(&vars::RABBITMQ_VHOST),
-        query: String::new(),
-        ca_file: reader.path(&vars::RABBITMQ_CA_FILE),
-        compat_exchange: compat.then_some(exchange),
+fn rabbitmq(reader: &mut Reader<'_>, actor: &Actor) -> RabbitMqConfig {
+    let host = reader.text(&vars::RABBITMQ_HOST);
+    let port = reader.count(&vars::RABBITMQ_PORT);
+    let user = reader.text(&vars::RABBITMQ_USERNAME);
+    let password = Password::new(reader.text(&vars::RABBITMQ_PASSWORD));
+    let vhost = reader.text(&vars::RABBITMQ_VHOST);
+    let mut config = match reader.amqp_url(&vars::RABBITMQ_URL) {
+        None => RabbitMqConfig { host, port, user, password, vhost, ..RabbitMqConfig::default() },
+        // What the URL leaves out (user, virtual host) still comes from the other variables; what it says wins.
+        Some(url) => {
+            for (var, said) in [
+                (&vars::RABBITMQ_HOST, true),
+                (&vars::RABBITMQ_PORT, true),
+                (&vars::RABBITMQ_USERNAME, url.names_user),
+                (&vars::RABBITMQ_PASSWORD, url.names_user),
+                (&vars::RABBITMQ_VHOST, url.names_vhost),
+            ] {
+                // That Kubernetes has set a port by itself has been told already.
+                if said && reader.is_set(var) && !reader.notes.iter().any(|note| note.variable == var.name) {
+                    reader.note(var.name, "has no effect: ASYA_RABBITMQ_URL says it");
+                }
+            }
+            let mut config = url.config;
+            if !url.names_user {
+                (config.user, config.password) = (user, password);
+            }
+            if !url.names_vhost {
+                config.vhost = vhost;
+            }
+            config
+        }
     };
-    let Some(url) = reader.amqp_url(&vars::RABBITMQ_URL) else { return parts };
-    // What the URL leaves out (user, virtual host) still comes from the parts; what it says wins.
-    let said = [
-        (&vars::RABBITMQ_HOST, true),
-        (&vars::RABBITMQ_PORT, true),
-        (&vars::RABBITMQ_USERNAME, url.username.is_some()),
-        (&vars::RABBITMQ_PASSWORD, url.password.is_some()),
-        (&vars::RABBITMQ_VHOST, url.vhost.is_some()),
-    ];
-    for (var, _) in said.into_iter().filter(|(_, said)| *said) {
-        // Kubernetes sets the port of a Service by itself; that is no news.
-        if reader.is_set(var) && !reader.notes.iter().any(|note| note.variable == var.name) {
-            reader.note(var.name, "has no effect: ASYA_RABBITMQ_URL says it");
+    if let Some(ca_file) = reader.path(&vars::RABBITMQ_CA_FILE) {
+        match &mut config.tls {
+            Some(tls) => tls.ca_file = tls.ca_file.take().or(Some(ca_file)),
+            None => reader.note(vars::RABBITMQ_CA_FILE.name, "has no effect without an amqps:// address"),
         }
     }
-    RabbitMq {
-        tls: url.tls,
-        host: url.host,
-        port: url.port.unwrap_or(if url.tls { AMQPS_PORT } else { AMQP_PORT }),
-        username: url.username.unwrap_or(parts.username),
-        password: url.password.unwrap_or(parts.password),
-        vhost: url.vhost.unwrap_or(parts.vhost),
-        query: url.query,
-        ..parts
+    let exchange = reader.text(&vars::RABBITMQ_EXCHANGE);
+    if reader.flag(&vars::COMPAT_EXCHANGE).unwrap_or_default() {
+        // Queues are bound by what is left of their name without this: the actor's bare name.
+        config.compatibility = Some(Compatibility { exchange, prefix: format!("asya-{}-", actor.namespace) });
     }
+    if config.connection_name == RabbitMqConfig::default().connection_name {
+        config.connection_name = format!("asya {}/{}", actor.namespace, actor.name);
+    }
+    config
 }
 
 fn runtime(reader: &mut Reader<'_>) -> Runtime {

@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn amqp_url(&mut self, var: &'static Var) -> Option<AmqpUrl> {
         match self.value(var) {
-            Some(Value::AmqpUrl(url)) => Some(url),
+            Some(Value::AmqpUrl(url)) => Some(*url),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::net::{TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use asya_transport::rabbitmq::RabbitMqConfig;
 use tracing::level_filters::LevelFilter;
 
 /// An enum that is written as one of a few words.
@@ -82,28 +82,6 @@ named! {
     }
 }
 
-/// Text that no formatting shows.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for handing to the broker only.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Who this sidecar is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
@@ -120,10 +98,10 @@ pub struct Actor {
 }
 
 /// Which broker, and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Broker {
     /// RabbitMQ.
-    RabbitMq(RabbitMq),
+    RabbitMq(Box<RabbitMqConfig>),
     /// The broker inside `asya run`.
     Embedded {
         /// Its Unix socket.
@@ -138,53 +116,6 @@ impl Broker {
             Self::RabbitMq(_) => TransportKind::RabbitMq,
             Self::Embedded { .. } => TransportKind::Embedded,
         }
-    }
-}
-
-/// A RabbitMQ broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RabbitMq {
-    /// Whether to speak TLS.
-    pub tls: bool,
-    /// Host name or address; an IPv6 address without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// User name.
-    pub username: String,
-    /// Password.
-    pub password: Secret,
-    /// Virtual host.
-    pub vhost: String,
-    /// The query of the URL (heartbeat and the like), without its question mark; empty when there is none.
-    pub query: String,
-    /// PEM file of certificate authorities; `None` = the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The exchange to bind the actor's queue to by its bare name, when compatibility asks for it.
-    pub compat_exchange: Option<String>,
-}
-
-/// What may stand unescaped within one part of a URL.
-const URL_PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-impl RabbitMq {
-    /// The address as a URL, password included: for handing to a client only.
-    pub fn url(&self) -> Secret {
-        Secret(self.url_with_password(&utf8_percent_encode(self.password.expose(), URL_PART).to_string()))
-    }
-
-    /// The address as a URL for people: without the password.
-    pub fn url_redacted(&self) -> String {
-        self.url_with_password("***")
-    }
-
-    fn url_with_password(&self, password: &str) -> String {
-        let scheme = if self.tls { "amqps" } else { "amqp" };
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let username = utf8_percent_encode(&self.username, URL_PART);
-        let vhost = utf8_percent_encode(&self.vhost, URL_PART);
-        let question = if self.query.is_empty() { "" } else { "?" };
-        format!("{scheme}://{username}:{password}@{host}:{}/{vhost}{question}{}", self.port, self.query)
     }
 }
 

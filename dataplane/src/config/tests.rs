@@ -29,6 +29,13 @@ fn config(pairs: &[(&str, &str)]) -> Config {
     read(pairs).unwrap().config
 }
 
+fn rabbit(pairs: &[(&str, &str)]) -> RabbitMqConfig {
+    match config(pairs).broker {
+        Broker::RabbitMq(rabbit) => *rabbit,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn notes(pairs: &[(&str, &str)]) -> Vec<String> {
     read(pairs).unwrap().notes.iter().map(Note::to_string).collect()
 }
@@ -50,17 +57,10 @@ fn a_name_is_all_that_is_needed() {
             sink: "x-sink".into(),
             sump: "x-sump".into(),
         },
-        broker: Broker::RabbitMq(RabbitMq {
-            tls: false,
-            host: "localhost".into(),
-            port: 5672,
-            username: "guest".into(),
-            password: Secret::new("guest"),
-            vhost: "/".into(),
-            query: String::new(),
-            ca_file: None,
-            compat_exchange: None,
-        }),
+        broker: Broker::RabbitMq(Box::new(RabbitMqConfig {
+            connection_name: "asya default/echo".into(),
+            ..RabbitMqConfig::from_url("amqp://guest:guest@localhost:5672/%2F").unwrap()
+        })),
         runtime: Runtime {
             socket_dir: "/var/run/asya".into(),
             workers: 1,
@@ -84,7 +84,8 @@ fn a_name_is_all_that_is_needed() {
         },
         log: Log { filter: LogFilter { level: LevelFilter::INFO, targets: vec![] }, format: LogFormat::Plain },
     };
-    assert_eq!(config, expected);
+    assert_eq!(format!("{config:#?}"), format!("{expected:#?}"));
+    assert_eq!(rabbit(&[]).password.reveal(), "guest");
     assert_eq!(config.runtime.socket().to_str(), Some("/var/run/asya/asya-sidecar.sock"));
 }
 
@@ -101,7 +102,6 @@ fn every_variable_takes_effect() {
         ("ASYA_RABBITMQ_USERNAME", "u"),
         ("ASYA_RABBITMQ_PASSWORD", "p"),
         ("ASYA_RABBITMQ_VHOST", "v"),
-        ("ASYA_RABBITMQ_CA_FILE", "/ca.pem"),
         ("ASYA_RABBITMQ_PREFETCH", "100"),
         ("ASYA_COMPAT_EXCHANGE", "yes"),
         ("ASYA_RABBITMQ_EXCHANGE", "old"),
@@ -131,10 +131,10 @@ fn every_variable_takes_effect() {
     assert_eq!(config.actor.role, Role::Sink);
     assert_eq!((config.actor.sink.as_str(), config.actor.sump.as_str()), ("good", "bad"));
     let Broker::RabbitMq(rabbit) = &config.broker else { panic!("{:?}", config.broker) };
-    assert_eq!(rabbit.url().expose(), "amqp://u:p@rabbit:1234/v");
-    assert_eq!(rabbit.url_redacted(), "amqp://u:***@rabbit:1234/v");
-    assert_eq!(rabbit.ca_file.as_deref(), Some("/ca.pem".as_ref()));
-    assert_eq!(rabbit.compat_exchange.as_deref(), Some("old"));
+    assert_eq!(rabbit.to_url(), "amqp://u:p@rabbit:1234/v");
+    let compatibility = Compatibility { exchange: "old".into(), prefix: "asya-prod-".into() };
+    assert_eq!(rabbit.compatibility, Some(compatibility));
+    assert_eq!(rabbit.connection_name, "asya prod/echo");
     assert_eq!(config.runtime.socket_dir, std::path::Path::new("/run/a"));
     assert_eq!((config.runtime.workers, config.runtime.concurrency), (2, 3));
     assert_eq!(config.runtime.batch, Batch { size: 16, bytes: 1 << 20, wait: Duration::from_millis(5) });
@@ -266,7 +266,7 @@ fn what_has_no_effect_here_says_why() {
 #[test]
 fn a_port_that_kubernetes_set_for_a_service_is_passed_over() {
     let pairs = [("ASYA_RABBITMQ_PORT", "tcp://10.1.2.3:5672"), ("ASYA_RABBITMQ_HOST", "asya-rabbitmq")];
-    let Broker::RabbitMq(rabbit) = config(&pairs).broker else { panic!("not RabbitMQ") };
+    let rabbit = rabbit(&pairs);
     assert_eq!((rabbit.host.as_str(), rabbit.port), ("asya-rabbitmq", 5672));
     assert_eq!(notes(&pairs), ["ASYA_RABBITMQ_PORT is passed over: Kubernetes set it for a Service of that name"]);
 }
@@ -282,11 +282,18 @@ fn secrets_are_never_shown() {
     .unwrap();
     assert!(!format!("{loaded:?}").contains(marker));
     let Broker::RabbitMq(rabbit) = &loaded.config.broker else { panic!("not RabbitMQ") };
-    assert_eq!(rabbit.password.expose(), marker);
-    assert!(!rabbit.url_redacted().contains(marker));
+    assert_eq!(rabbit.password.reveal(), marker);
 
-    for broken in ["http://user:hunter2@broker", "amqp://user:hunter2@", "user:hunter2@broker", "amqp://u:hunter2@b:x"]
-    {
+    for broken in [
+        "http://user:hunter2@broker",
+        "user:hunter2@broker",
+        "amqp://user:hunter2@broker:port",
+        "amqp://user:hunter2@broker/a/b",
+        "amqp://user:hunter2@broker?hartbeat=1",
+        "amqp://user:hunter2",
+        "amqp://user:x/hunter2@broker/v",
+        "amqp://user:x@hunter2@broker:port",
+    ] {
         let error = read(&[("ASYA_RABBITMQ_URL", broken)]).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(marker), "{broken}: {error}");
         assert!(error.to_string().contains("ASYA_RABBITMQ_URL"), "{error}");
@@ -294,30 +301,34 @@ fn secrets_are_never_shown() {
     assert_eq!(
         mistakes(&[("ASYA_RABBITMQ_URL", "http://user:hunter2@broker/x")]),
         [
-            r#"ASYA_RABBITMQ_URL="http://user:***@broker/x": the scheme is http, not amqp or amqps (allowed: amqp:// or amqps://user:password@host:port/vhost)"#
+            r#"ASYA_RABBITMQ_URL="http://user:***@broker/x": a RabbitMQ address starts with amqp:// or amqps:// (allowed: amqp:// or amqps://user:password@host:port/vhost)"#
         ]
     );
 }
 
 #[test]
 fn the_url_wins_over_the_parts_and_the_parts_fill_it_in() {
-    let rabbit = |pairs: &[(&str, &str)]| match config(pairs).broker {
-        Broker::RabbitMq(rabbit) => rabbit,
-        other => panic!("{other:?}"),
-    };
-    let full =
-        rabbit(&[("ASYA_RABBITMQ_URL", "amqps://me%40x:a%2Fb@[::1]/%2F?heartbeat=10"), ("ASYA_RABBITMQ_VHOST", "v")]);
-    assert!(full.tls);
-    assert_eq!((full.host.as_str(), full.port, full.username.as_str()), ("::1", 5671, "me@x"));
-    assert_eq!((full.password.expose(), full.vhost.as_str()), ("a/b", "/"));
-    assert_eq!(full.url().expose(), "amqps://me%40x:a%2Fb@[::1]:5671/%2F?heartbeat=10");
+    let full = rabbit(&[
+        ("ASYA_RABBITMQ_URL", "amqps://me%40x:a%2Fb@[::1]/%2F?heartbeat=7&connection_name=mine"),
+        ("ASYA_RABBITMQ_VHOST", "v"),
+        ("ASYA_RABBITMQ_CA_FILE", "/ca.pem"),
+    ]);
+    assert_eq!((full.host.as_str(), full.port, full.user.as_str()), ("::1", 5671, "me@x"));
+    assert_eq!((full.password.reveal(), full.vhost.as_str()), ("a/b", "/"));
+    assert_eq!((full.heartbeat, full.connection_name.as_str()), (Duration::from_secs(7), "mine"));
+    assert_eq!(full.tls.unwrap().ca_file, Some("/ca.pem".into()));
+    let own = [("ASYA_RABBITMQ_URL", "amqps://b?cacertfile=/own.pem"), ("ASYA_RABBITMQ_CA_FILE", "/ca.pem")];
+    assert_eq!(rabbit(&own).tls.unwrap().ca_file, Some("/own.pem".into()));
+    let plain = [("ASYA_RABBITMQ_CA_FILE", "/ca.pem")];
+    assert_eq!(notes(&plain), ["ASYA_RABBITMQ_CA_FILE has no effect without an amqps:// address"]);
 
     let bare = rabbit(&[
         ("ASYA_RABBITMQ_URL", "amqp://broker/"),
         ("ASYA_RABBITMQ_USERNAME", "u"),
         ("ASYA_RABBITMQ_VHOST", "v"),
     ]);
-    assert_eq!(bare.url().expose(), "amqp://u:guest@broker:5672/v");
+    assert_eq!(bare.to_url(), "amqp://u:guest@broker:5672/v");
+    assert!(mistakes(&[("ASYA_RABBITMQ_URL", "amqp://b?hartbeat=1")])[0].contains("unknown parameter \"hartbeat\""));
     assert_eq!(
         notes(&[("ASYA_RABBITMQ_URL", "amqp://broker"), ("ASYA_RABBITMQ_HOST", "other")]),
         ["ASYA_RABBITMQ_HOST has no effect: ASYA_RABBITMQ_URL says it"]
@@ -346,7 +357,8 @@ fn the_role_follows_the_name_unless_it_is_said() {
 fn what_only_makes_sense_together_is_checked_together() {
     assert!(mistakes(&[("ASYA_TRANSPORT", "embedded")])[0].starts_with("ASYA_EMBEDDED_SOCKET: is required"));
     let embedded = config(&[("ASYA_TRANSPORT", "embedded"), ("ASYA_EMBEDDED_SOCKET", "/tmp/b.sock")]).broker;
-    assert_eq!(embedded, Broker::Embedded { socket: "/tmp/b.sock".into() });
+    assert_eq!(embedded.kind(), TransportKind::Embedded);
+    assert!(matches!(embedded, Broker::Embedded { socket } if socket == std::path::Path::new("/tmp/b.sock")));
 
     assert_eq!(
         mistakes(&[("ASYA_MEMORY_BYTES", "100MiB")]),

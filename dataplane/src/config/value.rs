@@ -13,10 +13,10 @@ use super::settings::{Listen, LogFilter};
 use super::vars::Kind;
 
 /// A value that was read.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
-    AmqpUrl(AmqpUrl),
+    AmqpUrl(Box<AmqpUrl>),
     Flag(bool),
     /// Index into the words.
     Choice(usize),
@@ -34,7 +34,7 @@ pub(super) fn parse(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Label => label(text).map(Value::Text),
         Kind::Text | Kind::Secret | Kind::Path | Kind::Unused(_) => Ok(Value::Text(text.to_owned())),
-        Kind::AmqpUrl => amqp_url::parse(text).map(Value::AmqpUrl),
+        Kind::AmqpUrl => amqp_url::parse(text).map(|url| Value::AmqpUrl(Box::new(url))),
         Kind::Flag => flag(text).map(Value::Flag),
         Kind::Choice(words) => choice(words, text).map(Value::Choice),
         Kind::Count { min, max } => {

@@ -195,7 +195,7 @@ table! {
         "The broker that messages travel by.";
 
     RABBITMQ_URL = "ASYA_RABBITMQ_URL", [], RabbitMq, Kind::AmqpUrl, Means("made from the five variables below"),
-        "Where the broker is: `amqp://user:password@host:5672/vhost`, or `amqps://…` for TLS. Wins over the five below.";
+        "Where the broker is: `amqp://user:password@host:5672/vhost`, or `amqps://…` for TLS, with RabbitMQ's usual parameters. Wins over the five below.";
     RABBITMQ_HOST = "ASYA_RABBITMQ_HOST", [], RabbitMq, Kind::Text, Value("localhost"), "Host of the broker.";
     RABBITMQ_PORT = "ASYA_RABBITMQ_PORT", [], RabbitMq, Kind::Count { min: 1, max: 65_535 }, Value("5672"),
         "Port of the broker. A value that Kubernetes sets for a Service (`tcp://…`) is passed over.";

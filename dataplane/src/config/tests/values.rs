@@ -62,7 +62,7 @@ fn sizes() {
 #[test]
 fn labels() {
     for text in ["a", "text-infer", "0", &"a".repeat(63)] {
-        assert_eq!(parse(Kind::Label, text), Ok(Value::Text(text.to_owned())));
+        assert!(matches!(parse(Kind::Label, text), Ok(Value::Text(read)) if read == text), "{text}");
         assert!(asya_envelope::names::queue_name(text, text).is_ok(), "{text}");
     }
     for text in ["A", "a.b", "a_b", "-a", "a-", "a/b", "é", &"a".repeat(64), "x-dlq", "x-delay"] {
@@ -73,18 +73,21 @@ fn labels() {
 
 #[test]
 fn listening_addresses() {
-    let at = |host: &str, port| Ok(Value::Listen(Some(Listen { host: host.to_owned(), port })));
-    assert_eq!(parse(Kind::Listen, ":8080"), at("", 8080));
-    assert_eq!(parse(Kind::Listen, "127.0.0.1:0"), at("127.0.0.1", 0));
-    assert_eq!(parse(Kind::Listen, "[::1]:9"), at("::1", 9));
-    assert_eq!(parse(Kind::Listen, "localhost:80"), at("localhost", 80));
-    assert_eq!(parse(Kind::Listen, "off"), Ok(Value::Listen(None)));
+    let read = |text| match parse(Kind::Listen, text) {
+        Ok(Value::Listen(listen)) => listen,
+        other => panic!("{text}: {other:?}"),
+    };
+    let at = |host: &str, port| Some(Listen { host: host.to_owned(), port });
+    assert_eq!(read(":8080"), at("", 8080));
+    assert_eq!(read("127.0.0.1:0"), at("127.0.0.1", 0));
+    assert_eq!(read("[::1]:9"), at("::1", 9));
+    assert_eq!(read("localhost:80"), at("localhost", 80));
+    assert_eq!(read("off"), None);
     for text in ["8080", "host", ":", ":http", ":65536", "::1:80"] {
         assert!(parse(Kind::Listen, text).is_err(), "{text}");
     }
     for text in [":8080", "[::1]:9", "localhost:80"] {
-        let Ok(Value::Listen(Some(listen))) = parse(Kind::Listen, text) else { panic!("{text}") };
-        assert_eq!(listen.to_string(), text);
+        assert_eq!(read(text).unwrap().to_string(), text);
     }
 }
 
