@@ -115,8 +115,9 @@ impl<'a> Scanner<'a> {
                 Ok(false)
             }
             Some(b',') if !*first => {
+                // After a comma an end is no item, which whoever reads the item finds.
                 self.enter();
-                if self.peek() == Some(close) { self.unexpected("one more item") } else { Ok(true) }
+                Ok(true)
             }
             _ if *first => {
                 *first = false;

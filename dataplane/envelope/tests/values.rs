@@ -139,6 +139,18 @@ proptest! {
     }
 }
 
+/// Text that would be longer with its escapes than in base64 goes as base64.
+#[test]
+fn a_failure_message_stays_short() {
+    for (body, encoding, most) in [("\u{1}".repeat(3000), "base64", 4400), ("x\"y".repeat(1000), "utf-8", 4400)] {
+        let error = decode(body.as_bytes(), Encoding::Json).unwrap_err();
+        let (_, payload) = failure_of_unparsable(body.as_bytes(), Encoding::Json, "echo", &error, "");
+        let value: Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(value["original_body_encoding"], encoding);
+        assert!(payload.len() < most, "{}", payload.len());
+    }
+}
+
 #[test]
 fn a_failure_message_has_no_id_and_keeps_the_headers() {
     let body =
