@@ -62,15 +62,19 @@ class Desk:
 
     def post_result(self, call: Call, fields: Fields, last: bool, elapsed_ns: int) -> None:
         """The entry of a written result. Call it when no reference to the result is left."""
-        flags = 0
-        if not self._told_library:
-            self._told_library = True
-            flags = JSON_STDLIB
+        flags = self.library_flag()
         if last:
             self._end(RESULT, flags, call, elapsed_ns, fields)
         else:
             self.channel.post(RESULT, flags, call.number, **fields)
             call.leave_room()
+
+    def library_flag(self) -> int:
+        """Says which JSON library is used, once."""
+        if self._told_library:
+            return 0
+        self._told_library = True
+        return JSON_STDLIB
 
     def done(self, call: Call, elapsed_ns: int) -> None:
         """The call ends without a further result."""

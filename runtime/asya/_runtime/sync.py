@@ -78,6 +78,7 @@ def serve_functions(desk: Desk) -> None:
     ring_memory, words, complete_at, mask = channel.ring_memory, channel.words, channel.complete_at, channel.complete_mask
     call = Call(channel, wait_for_room)
     current.set(call)
+    flags = 0
     while True:
         if not pending:
             channel.release_unpinned()
@@ -106,10 +107,11 @@ def serve_functions(desk: Desk) -> None:
                 size = len(document)
                 if size <= room_len and not (codec.blobs or blobs or call.used) and call.room_len == room_len:
                     channel.output.map[room_at : room_at + size] = document
+                    flags = LAST if flags else LAST | desk.library_flag()
                     posted = channel.posted
                     at = complete_at + (posted & mask) * ENTRY_BYTES
                     pack(
-                        ring_memory, at + 8, RESULT, LAST, 0, number, room_at, size, size, 0, 0, 0, 0, elapsed, room_at,
+                        ring_memory, at + 8, RESULT, flags, 0, number, room_at, size, size, 0, 0, 0, 0, elapsed, room_at,
                         room_len,
                     )  # fmt: skip
                     words[at >> 3] = posted + 1
