@@ -1,0 +1,213 @@
+//! `asya run` and the commands beside it, with real processes on the embedded broker.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{Place, examples, lives, text};
+use rustix::process::Signal;
+
+const MANIFEST: &str =
+    "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: work}\nspec:\n  handler: work.run\n";
+
+fn place(python: &str) -> Place {
+    Place::new(&[("work.yaml", MANIFEST), ("work.py", python)])
+}
+
+#[test]
+fn hello_runs_answers_and_drains() {
+    let place = Place::new(&[]);
+    let hello = examples().join("hello");
+    let run = place.run(&[hello.to_str().unwrap()]).until_ready();
+    assert_eq!(
+        place.ok(&["send", "greet,shout", r#"{"name":"Ada"}"#, "--wait"]),
+        "{\"name\":\"Ada\",\"greeting\":\"HELLO, ADA!!!\"}\n"
+    );
+
+    std::fs::write(place.path("many.jsonl"), (0..500).map(|i| format!("{{\"name\":\"{i}\"}}\n")).collect::<String>())
+        .unwrap();
+    let out = place.ok(&["send", "greet", "many.jsonl", "--wait", "--journal", "sent.jsonl", "--header", "tenant=t"]);
+    assert_eq!(out.lines().count(), 500);
+    let journal = std::fs::read_to_string(place.path("sent.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 500);
+
+    place.wait_for("all results in the sink", || place.ready("x-sink") == Some(501));
+    assert_eq!(place.ok(&["results", "--limit", "2"]).lines().count(), 2);
+    // Looking takes nothing away, taking does.
+    place.wait_for("what was looked at to be back", || place.ready("x-sink") == Some(501));
+    let taken = place.ok(&["results", "--take", "--envelopes", "--limit", "1000"]);
+    let envelopes: Vec<serde_json::Value> = taken.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(envelopes.len(), 501);
+    assert_eq!(envelopes.iter().filter(|e| e["headers"]["tenant"] == "t").count(), 500);
+    assert_eq!(place.ready("x-sink"), Some(0));
+    assert_eq!(place.ready("x-sump"), Some(0));
+
+    let status: serde_json::Value = serde_json::from_str(&place.ok(&["status", "--json"])).unwrap();
+    let greet = status["actors"].as_array().unwrap().iter().find(|a| a["actor"] == "greet").unwrap().clone();
+    assert_eq!(greet["processed"], 501);
+    assert!(greet["p50_seconds"].as_f64().unwrap() > 0.0);
+    assert!(place.log().contains("ignored here, only a cluster uses it: image"), "{}", place.log());
+
+    let children = run.descendants();
+    assert!(children.len() >= 6, "two sidecars, two supervisors, two workers: {children:?}");
+    run.signal(Signal::INT);
+    assert_eq!(run.ended(), Some(0));
+    assert!(
+        place.log().contains("stopping: running calls finish") && place.log().ends_with("stopped\n"),
+        "{}",
+        place.log()
+    );
+    place.wait_for("the end of all processes", || !children.iter().any(|pid| lives(*pid)));
+}
+
+#[test]
+fn a_failure_is_shown_with_its_traceback() {
+    let place = place("def run(payload):\n    print('working on', payload)\n    return payload['x'] + 1\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let error = place.fails(&["send", "work", r#"{"y":1}"#, "--wait", "--id", "bad-one"]);
+    assert!(error.contains("bad-one failed at work: KeyError: 'x'") && error.contains("1 of 1 failed"), "{error}");
+    assert_eq!(place.ok(&["send", "work", r#"{"x":1}"#, "--wait"]), "2\n");
+
+    place.wait_for("the failure in the sump", || place.ready("x-sump") == Some(1));
+    let table = place.ok(&["failed"]);
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["bad-one", "work", "1", "KeyError", "'x'"]);
+    let shown = place.ok(&["failed", "--show", "bad"]);
+    for part in [
+        "route     work",
+        "error     KeyError: 'x'",
+        r#"payload   {"y":1}"#,
+        "Traceback (most recent call last)",
+        "work.py",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let unknown = place.fails(&["failed", "--show", "nobody"]);
+    assert!(unknown.contains("no failed message has an id that begins with \"nobody\""), "{unknown}");
+    place.wait_for("printed lines", || place.log().contains("work | working on {'x': 1}"));
+}
+
+#[test]
+fn a_handler_that_does_not_import_is_told_and_its_messages_wait() {
+    let place = place("import no_such_module_anywhere\n");
+    let run = place.run(&["work.yaml"]);
+    place.wait_for("the reason", || place.log().contains("No module named 'no_such_module_anywhere'"));
+    place.ok(&["send", "work", r#"{"x":1}"#]);
+    assert_eq!(place.ready("work"), Some(1));
+    assert_eq!(place.ready("x-sump"), Some(0));
+    // Mended, it goes on by itself.
+    std::fs::write(place.path("work.py"), "def run(payload):\n    return payload\n").unwrap();
+    place.wait_for("the message at its end", || place.ready("x-sink") == Some(1));
+    drop(run);
+}
+
+#[test]
+fn a_route_to_nowhere_is_refused_and_when_forced_ends_in_the_sump() {
+    let quick = format!("{MANIFEST}  sidecar: {{env: [{{name: ASYA_QUEUE_RETRY_MAX_ATTEMPTS, value: \"1\"}}]}}\n");
+    let place = Place::new(&[("work.yaml", &quick), ("work.py", "def run(payload):\n    return payload\n")]);
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let error = place.fails(&["send", "work,wrok", "{}"]);
+    for part in ["the route names \"wrok\"", "did you mean: work", "running here: work", "--unchecked"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(place.ready("x-sink"), Some(0));
+    place.ok(&["send", "work,wrok", "{}", "--unchecked", "--id", "lost-way"]);
+    place.wait_for("the message in the sump", || place.ready("x-sump") == Some(1));
+    let shown = place.ok(&["failed", "--show", "lost-way"]);
+    assert!(shown.contains("Unroutable") && shown.contains("wrok"), "{shown}");
+}
+
+#[test]
+fn binary_files_arrive_whole() {
+    let place = place(
+        "import zlib\n\ndef run(payload):\n    return {'name': payload['name'], 'crc': zlib.crc32(bytes(payload['data']))}\n",
+    );
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let folder = place.path("files");
+    std::fs::create_dir(&folder).unwrap();
+    for size in [0_usize, 1, 5_000, 3_000_000] {
+        let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        std::fs::write(folder.join(format!("{size}.bin")), bytes).unwrap();
+    }
+    let out = place.ok(&["send", "work", "files", "--wait"]);
+    let mut answers: Vec<(String, u64)> = out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|answer| (answer["name"].as_str().unwrap().to_owned(), answer["crc"].as_u64().unwrap()))
+        .collect();
+    answers.sort();
+    let crcs = [("0.bin", 0), ("1.bin", 0xd202_ef8d), ("3000000.bin", CRC_3000000), ("5000.bin", CRC_5000)];
+    assert_eq!(answers, crcs.map(|(name, crc)| (name.to_owned(), crc)));
+}
+
+const CRC_5000: u64 = 0xc160_7408;
+const CRC_3000000: u64 = 0x5b72_1d06;
+
+#[test]
+fn what_was_sent_survives_the_death_of_everything() {
+    let place = place("import time\n\ndef run(payload):\n    time.sleep(payload['sleep'])\n    return payload\n");
+    let run = place.run(&["work.yaml"]).until_ready();
+    place.ok(&["send", "work", r#"{"sleep":600}"#, r#"{"sleep":0}"#, r#"{"sleep":0}"#]);
+    let children = run.descendants();
+    run.signal(Signal::KILL);
+    assert_eq!(run.ended(), None);
+    place.wait_for("the end of all processes", || !children.iter().any(|pid| lives(*pid)));
+
+    // The second time the handler is quick; all three are still there.
+    std::fs::write(place.path("work.py"), "def run(payload):\n    return payload\n").unwrap();
+    let run = place.run(&["work.yaml", "--until-idle"]);
+    assert_eq!(run.ended(), Some(0));
+    let _again = place.run(&["work.yaml"]).until_ready();
+    assert_eq!(place.ready("x-sink"), Some(3));
+    assert_eq!(place.ready("x-sump"), Some(0));
+}
+
+#[test]
+fn a_second_interrupt_forces_and_says_what_goes_back() {
+    let place = place("import time\n\ndef run(payload):\n    time.sleep(600)\n");
+    let run = place.run(&["work.yaml"]).until_ready();
+    place.ok(&["send", "work", "{}"]);
+    place.wait_for("the call to run", || place.ready("work") == Some(0));
+    let children = run.descendants();
+    run.signal(Signal::INT);
+    place.wait_for("the drain", || place.log().contains("Ctrl-C again to force"));
+    run.signal(Signal::INT);
+    assert_eq!(run.ended(), Some(0));
+    assert!(
+        place.log().contains("these go back to their queues and run again next time: 1 of work"),
+        "{}",
+        place.log()
+    );
+    place.wait_for("the end of all processes", || !children.iter().any(|pid| lives(*pid)));
+}
+
+#[test]
+fn a_process_that_dies_is_started_again() {
+    let place = place("def run(payload):\n    return payload\n");
+    let run = place.run(&["work.yaml"]).until_ready();
+    let is_sidecar =
+        |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| text(&line).contains("\0sidecar"));
+    let sidecar = run.descendants().into_iter().find(is_sidecar).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(sidecar).unwrap(), Signal::KILL).unwrap();
+    place.wait_for("the new sidecar", || place.log().contains("work : the sidecar ended (killed by signal 9"));
+    assert_eq!(place.ok(&["send", "work", r#"{"x":1}"#, "--wait"]), "{\"x\":1}\n");
+    drop(run);
+}
+
+#[test]
+fn two_runs_cannot_share_a_folder() {
+    let place = place("def run(payload):\n    return payload\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let error = place.fails(&["run", "work.yaml"]);
+    assert!(error.contains("already running in") && error.contains("--data"), "{error}");
+}
+
+#[test]
+fn sinks_stay_bounded() {
+    let place = place("def run(payload):\n    return payload\n");
+    let _run = place.run(&["work.yaml", "--keep", "10"]).until_ready();
+    std::fs::write(place.path("many.jsonl"), "{}\n".repeat(100)).unwrap();
+    place.ok(&["send", "work", "many.jsonl", "--wait"]);
+    place.wait_for("the sink to be cut", || place.ready("x-sink") == Some(10));
+}
