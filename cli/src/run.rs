@@ -235,7 +235,11 @@ impl Running {
     /// Prints a line; gives why everything must stop, where it says so.
     fn print(&mut self, line: Line) -> Option<String> {
         match line {
-            Line::From(actor, text) => self.screen.say_of(&actor, "|", &text),
+            Line::From(actor, text) => {
+                // The runtime names its actor itself, for logs of a cluster.
+                let text = text.strip_prefix(&format!("[{actor}] ")).unwrap_or(&text);
+                self.screen.say_of(&actor, "|", text);
+            }
             Line::About(actor, text) => self.screen.say_of(&actor, ":", &text),
             Line::Hopeless(actor, why) => return Some(format!("{actor}: {why}")),
         }

@@ -108,8 +108,14 @@ pub fn runtime(actor: &AsyncActor, socket_dir: &str) -> BTreeMap<String, String>
     let mut env: BTreeMap<String, String> =
         written.map(|var| (var.name.clone(), var.value.clone().unwrap_or_default())).collect();
     // After the user's own, so that nothing can come between the two halves of an actor.
-    env.insert("ASYA_HANDLER".to_owned(), actor.spec.handler.clone());
-    env.insert("ASYA_SOCKET_DIR".to_owned(), socket_dir.to_owned());
+    let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+    set("ASYA_HANDLER", actor.spec.handler.clone());
+    set("ASYA_ACTOR_NAME", actor.name().to_owned());
+    set("ASYA_SOCKET_DIR", socket_dir.to_owned());
+    actor.spec.concurrency.map(|n| set("ASYA_CONCURRENCY", n.to_string()));
+    actor.spec.batch.map(|batch| set("ASYA_BATCH_SIZE", batch.size.to_string()));
+    // In seconds, unlike the sidecar's.
+    actor.spec.graceful_shutdown.map(|grace| set("ASYA_GRACE_PERIOD", grace.0.as_secs_f64().to_string()));
     env
 }
 

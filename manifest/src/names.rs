@@ -32,6 +32,17 @@ pub fn check_actor(name: &str) -> Result<(), String> {
 
 /// Says why text cannot name a handler.
 pub fn check_handler(text: &str) -> Result<(), String> {
+    if let Some((file, function)) = text.split_once(':') {
+        let named = function.split('.').all(is_identifier);
+        return match (file.ends_with(".py"), named) {
+            (true, true) => Ok(()),
+            (true, false) => Err(format!("after the colon comes a function or Class.method: {file}:FUNCTION")),
+            (false, _) => Err(format!(
+                "write it with dots, {}.{function}, or name a file: {file}.py:{function}",
+                file.replace("/", ".")
+            )),
+        };
+    }
     if let Some(module) = text.strip_suffix(".py") {
         return Err(format!("name a function in the file: {}.FUNCTION", module.replace('/', ".")));
     }
@@ -43,14 +54,10 @@ pub fn check_handler(text: &str) -> Result<(), String> {
             Err(format!("a handler names its module too: {text}.FUNCTION or MODULE.{text}"))
         };
     }
-    if let Some((file, function)) = text.split_once(':') {
-        let module = file.strip_suffix(".py").unwrap_or(file).replace('/', ".");
-        return Err(format!("write it with dots: {module}.{function}"));
-    }
     if let Some(call) = text.strip_suffix("()") {
         return Err(format!("name it without calling it: {call}"));
     }
-    Err("a handler is module.function or module.Class.method".to_owned())
+    Err("a handler is module.function, module.Class.method or file.py:function".to_owned())
 }
 
 fn is_identifier(part: &str) -> bool {
@@ -103,11 +110,12 @@ mod tests {
 
     #[test]
     fn handlers_are_dotted_names() {
-        for good in ["m.f", "pkg.mod.Class.method", "_m._f", "größe.f"] {
+        for good in ["m.f", "pkg.mod.Class.method", "_m._f", "größe.f", "src/work.py:run", "work.py:Work.run"] {
             assert_eq!(check_handler(good), Ok(()), "{good}");
         }
         let why = |text: &str| check_handler(text).unwrap_err();
-        assert_eq!(why("src/work.py:run"), "write it with dots: src.work.run");
+        assert_eq!(why("work:run"), "write it with dots, work.run, or name a file: work.py:run");
+        assert!(why("work.py:").contains("work.py:FUNCTION"));
         assert_eq!(why("work.py"), "name a function in the file: work.FUNCTION");
         assert!(why("run").contains("MODULE.run"));
         assert!(why("m.f()").contains("m.f"));

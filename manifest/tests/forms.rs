@@ -129,7 +129,16 @@ fn the_runtime_gets_its_handler_and_what_the_manifest_writes() {
     let actor = one(FLAT);
     let env = runtime(&actor, "/run/a");
     let pairs: Vec<(&str, &str)> = env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    assert_eq!(pairs, [("ASYA_HANDLER", "pkg.Infer.process"), ("ASYA_SOCKET_DIR", "/run/a"), ("MODEL", "small")]);
+    let expected = [
+        ("ASYA_ACTOR_NAME", "text-infer"),
+        ("ASYA_BATCH_SIZE", "32"),
+        ("ASYA_CONCURRENCY", "4"),
+        ("ASYA_GRACE_PERIOD", "60"),
+        ("ASYA_HANDLER", "pkg.Infer.process"),
+        ("ASYA_SOCKET_DIR", "/run/a"),
+        ("MODEL", "small"),
+    ];
+    assert_eq!(pairs, expected);
     let needed = |variable: &str, source: &str| FromCluster { variable: variable.into(), source: source.into() };
     assert_eq!(
         from_cluster(&actor),

@@ -33,7 +33,7 @@ workers"
 fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
     let text = with_spec(
         "  actor: My_Actor
-  handler: work.py:run
+  handler: work:run
   timeout: 30
   workers: 0
   batch: {sise: 4, wait: soon}
@@ -52,7 +52,7 @@ fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
         heads,
         [
             "a.yaml:6:10: spec.actor cannot be \"My_Actor\": only a-z, 0-9 and - are allowed",
-            "a.yaml:7:12: spec.handler cannot be \"work.py:run\"",
+            "a.yaml:7:12: spec.handler cannot be \"work:run\"",
             "a.yaml:8:12: spec.timeout has no unit",
             "a.yaml:9:12: spec.workers must be from 1 to 256",
             "a.yaml:10:11: unknown field \"sise\" in spec.batch",
@@ -68,7 +68,7 @@ fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
     );
     for meant in [
         "such as my-actor",
-        "write it with dots: work.run",
+        "write it with dots, work.run, or name a file: work.py:run",
         "for seconds write 30s",
         "did you mean: size",
         "quote it: \"1\"",

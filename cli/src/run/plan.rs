@@ -85,6 +85,10 @@ pub fn actor(found: &Found, around: &Surroundings<'_>, python: PathBuf, metrics:
         }
     }
     let folder = found.folder().canonicalize().map_err(Error::file(found.folder()))?;
+    if actor.spec.handler.contains(".py:") {
+        // A file is named from where its manifest lies, not from where this command is run.
+        runtime.insert("ASYA_HANDLER".to_owned(), folder.join(&actor.spec.handler).display().to_string());
+    }
     let path = runtime.get("PYTHONPATH").or_else(|| around.environment.get("PYTHONPATH"));
     let path = path.filter(|p| !p.is_empty()).map_or(String::new(), |p| format!(":{p}"));
     runtime.insert("PYTHONPATH".to_owned(), format!("{}{path}", folder.display()));
