@@ -101,6 +101,11 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
         &mut self.rim
     }
 
+    /// Transport and rim, for faults that need both.
+    pub fn parts(&mut self) -> (&mut T, &mut R) {
+        (&mut self.transport, &mut self.rim)
+    }
+
     /// Metrics and logs.
     pub fn audience(&mut self) -> &mut A {
         &mut self.audience

@@ -32,12 +32,23 @@ const RESTART_CAP: Duration = Duration::from_secs(10);
 /// What became of the messages of a dead worker.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Blame {
-    /// Ran when a deadline passed: they fail.
+    /// Ran, each in a call of its own, when their deadline passed: they fail.
     pub timed_out: Vec<MessageId>,
     /// Ran alone: they are charged.
     pub charged: Vec<MessageId>,
     /// Ran beside others: they run again alone.
     pub suspects: u32,
+}
+
+/// What the clock says of a call that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InTime {
+    /// It ended by itself.
+    Yes,
+    /// It was cancelled for its time.
+    No,
+    /// Its batch was cancelled: which member took the time is not known.
+    Unclear,
 }
 
 /// The waiting messages and the workers.
@@ -119,7 +130,7 @@ impl Handoff {
         self.workers.get(usize::from(id.index)).filter(|w| w.id() == Some(id))
     }
 
-    /// A call has ended; gives whether it was cancelled for its time, or `None` when it was not open.
+    /// A call has ended; gives whether it did so in time, or `None` when it was not open.
     pub fn on_ended(
         &mut self,
         fx: &mut Effects,
@@ -128,7 +139,7 @@ impl Handoff {
         call: MessageId,
         elapsed: Duration,
         failed: bool,
-    ) -> Option<bool> {
+    ) -> Option<InTime> {
         let worker = self.workers.get_mut(usize::from(id.index)).filter(|w| w.id() == Some(id))?;
         let at = worker.open.iter().position(|c| c.message == call)?;
         let ended = worker.open.remove(at)?;
@@ -142,7 +153,11 @@ impl Handoff {
             fx.observe(Observation::Ran { elapsed, messages: ended.group_size, failed });
         }
         worker.start_heads(now.mono);
-        Some(ended.cancelled)
+        Some(match (ended.cancelled && failed, ended.group_size) {
+            (false, _) => InTime::Yes,
+            (true, 1) => InTime::No,
+            (true, _) => InTime::Unclear,
+        })
     }
 
     /// Gives waiting messages to workers that can begin them soon.
@@ -310,7 +325,7 @@ impl Handoff {
             message.doomed = None;
             if at >= width {
                 self.waiting.push_front(call.message);
-            } else if death == Death::TimedOut && call.cancelled {
+            } else if death == Death::TimedOut && call.cancelled && call.group_size == 1 {
                 blame.timed_out.push(call.message);
             } else if call.alone && death != Death::TimedOut {
                 blame.charged.push(call.message);

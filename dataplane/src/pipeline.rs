@@ -20,7 +20,7 @@ use crate::flow::{
     CallEnd, Death, Delivery, DeliveryId, Effect, Effects, Ending, Event, Flight, Message, MessageId, Now, Observation,
     Output, Purpose, Report, Role, Running, Settings, State, Store, Time, WorkerEvent, WorkerId, reason,
 };
-use crate::handoff::Handoff;
+use crate::handoff::{Handoff, InTime};
 use crate::intake::window::Window;
 use crate::intake::{self, Intaken, Refusal};
 use crate::lifecycle::{Phase, Step};
@@ -274,9 +274,10 @@ impl Pipeline {
             WorkerEvent::Result { worker, call, output } => self.on_result(worker, call, output, now, fx),
             WorkerEvent::Ended { worker, call, end, elapsed } => {
                 let failed = matches!(end, CallEnd::Failed { .. });
-                let cancelled = self.handoff.on_ended(fx, now, worker, call, elapsed, failed);
-                if let Some(cancelled) = cancelled {
-                    self.on_ended(call, end, cancelled, now, store, fx);
+                match self.handoff.on_ended(fx, now, worker, call, elapsed, failed) {
+                    None => {}
+                    Some(InTime::Unclear) => self.run_alone(call, fx),
+                    Some(in_time) => self.on_ended(call, end, in_time, now, store, fx),
                 }
             }
             WorkerEvent::Died { worker, death } => self.on_died(worker, death, now, store, fx),
@@ -331,7 +332,7 @@ impl Pipeline {
         &mut self,
         id: MessageId,
         end: CallEnd,
-        cancelled: bool,
+        in_time: InTime,
         now: Now,
         store: &mut dyn Store,
         fx: &mut Effects,
@@ -340,7 +341,7 @@ impl Pipeline {
         message.state = State::Publishing;
         let doomed = message.doomed.take();
         match (end, doomed) {
-            (CallEnd::Failed { error, .. }, _) if cancelled => self.fail(id, reason::TIMEOUT, error, now, store, fx),
+            (CallEnd::Failed { error, .. }, _) if in_time == InTime::No => self.fail(id, reason::TIMEOUT, error, now, store, fx),
             (CallEnd::Failed { error, unparsable }, _) => {
                 let why = if unparsable { reason::PARSE_ERROR } else { reason::RUNTIME_ERROR };
                 self.fail(id, why, error, now, store, fx);
@@ -360,6 +361,18 @@ impl Pipeline {
                 self.send_original(id, Purpose::Sink, &head, now, store, fx);
             }
         }
+    }
+
+    /// A member of a batch that ran out of time is suspected of it: alone it shows.
+    fn run_alone(&mut self, id: MessageId, fx: &mut Effects) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        message.state = State::Waiting;
+        message.suspect = true;
+        message.children = 0;
+        message.doomed = None;
+        fx.observe(Observation::Suspects(1));
+        self.handoff.wait(id, true);
+        self.drop_lost(fx);
     }
 
     fn on_died(&mut self, worker: WorkerId, death: Death, now: Now, store: &mut dyn Store, fx: &mut Effects) {

@@ -1,1 +1,3 @@
-//! placeholder
+//! Suites that cross crates.
+
+pub mod simulation;

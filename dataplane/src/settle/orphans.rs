@@ -9,8 +9,9 @@ use asya_envelope::Head;
 
 use crate::flow::{Effects, Flight, MessageId, State, Time};
 
-/// What makes two deliveries the same work: id and hop.
-type Identity = (String, u32);
+/// What makes two deliveries the same work: id, hop and attempt. A message that was published again with a charge is
+/// other work than the delivery that it came from, though the two may be on their way together.
+type Identity = (String, u32, u32);
 
 /// The orphans.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ pub struct Orphans {
 }
 
 fn identity(head: &Head) -> Identity {
-    (head.id.clone(), head.route.hop())
+    (head.id.clone(), head.route.hop(), head.status.as_ref().map_or(1, |status| status.attempt))
 }
 
 impl Orphans {

@@ -1,0 +1,392 @@
+//! The simulated broker's client: the `Transport` that simulated sidecars drive, with every fault a connection has.
+//!
+//! Bodies are read from memory only when they are "written out", some time after they were submitted, so that memory
+//! which is reused too early shows as a garbled message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::task::Context;
+
+use asya_transport::{
+    ContentType, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token, Transport,
+};
+
+use super::broker::{Rules, Shared};
+use super::ledger::{Fault, Ledger};
+use super::random::Random;
+
+/// Bodies above this are refused by the simulated broker, in bytes.
+pub const BROKER_LIMIT: u64 = 64 * 1024;
+
+/// Latency of one step between sidecar and broker, in nanoseconds.
+const STEP: (u64, u64) = (50_000, 3_000_000);
+
+/// How unreliable the connections of one run are: one in so many operations goes wrong; 0 = none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unreliable {
+    /// A confirm is negative.
+    pub refuse: u64,
+    /// A settlement fails (SQS: per-entry failure).
+    pub settle: u64,
+    /// A message is delivered twice.
+    pub duplicate: u64,
+}
+
+struct Open {
+    token: Token,
+    queue: String,
+    content_type: ContentType,
+    prefix: Vec<u8>,
+    parts: Vec<Part>,
+    suffix: Vec<u8>,
+    /// When the bytes leave.
+    written: u64,
+}
+
+enum Later {
+    Published(Token, Outcome),
+    Canceled,
+}
+
+/// One sidecar's transport.
+pub struct SimTransport {
+    world: Shared,
+    ledger: Ledger,
+    random: Random,
+    unreliable: Unreliable,
+    /// Names this consumer at the broker.
+    holder: u64,
+    process: u64,
+    queue: String,
+    epoch: u32,
+    connected: bool,
+    reconnect_at: u64,
+    window: u32,
+    consuming: bool,
+    tags: u64,
+    unsettled: BTreeSet<u64>,
+    outgoing: Vec<Open>,
+    later: BTreeMap<(u64, u64), Later>,
+    steps: u64,
+    next_delivery: u64,
+    lost: Vec<Event>,
+}
+
+impl SimTransport {
+    /// A transport that will connect at the next poll.
+    pub fn new(
+        world: Shared,
+        ledger: Ledger,
+        mut random: Random,
+        unreliable: Unreliable,
+        holder: u64,
+        queue: &str,
+    ) -> Self {
+        let reconnect_at = world.borrow().clock.now() + random.between(STEP.0, STEP.1);
+        Self {
+            world,
+            ledger,
+            random,
+            unreliable,
+            holder: holder << 32,
+            process: 0,
+            queue: queue.to_owned(),
+            epoch: 0,
+            connected: false,
+            reconnect_at,
+            window: 0,
+            consuming: false,
+            tags: 0,
+            unsettled: BTreeSet::new(),
+            outgoing: Vec::new(),
+            later: BTreeMap::new(),
+            steps: 0,
+            next_delivery: 0,
+            lost: Vec::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.world.borrow().clock.now()
+    }
+
+    fn step(&mut self) -> u64 {
+        self.now() + self.random.between(STEP.0, STEP.1)
+    }
+
+    fn at(&mut self, when: u64, what: Later) {
+        self.steps += 1;
+        self.later.insert((when, self.steps), what);
+    }
+
+    fn holder(&self) -> u64 {
+        self.holder | u64::from(self.epoch)
+    }
+
+    /// Tells the tokens of this process apart from those of others in the ledger.
+    pub fn number_tokens(&mut self, process: u64) {
+        self.process = process;
+    }
+
+    /// The consumer of this transport, as the broker knows it now.
+    pub fn held(&self) -> usize {
+        self.world.borrow().held_by(self.holder())
+    }
+
+    /// Deliveries that the sidecar has not settled.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Cuts the connections, as the network does: what was under way may or may not have arrived.
+    pub fn cut(&mut self, memory: &mut dyn Memory, publisher: bool, consumer: bool) {
+        if !self.connected {
+            return;
+        }
+        if publisher {
+            for open in std::mem::take(&mut self.outgoing) {
+                if self.random.one_in(2) {
+                    self.enqueue(&open, memory);
+                }
+                self.lost.push(Event::Published { token: open.token, outcome: Outcome::Lost });
+            }
+            let later = std::mem::take(&mut self.later);
+            for (key, what) in later {
+                match what {
+                    Later::Published(token, _) => {
+                        self.lost.push(Event::Published { token, outcome: Outcome::Lost });
+                    }
+                    other => drop(self.later.insert(key, other)),
+                }
+            }
+        }
+        if consumer {
+            self.world.borrow_mut().lose(self.holder());
+            self.unsettled.clear();
+            self.later.retain(|_, what| !matches!(what, Later::Canceled));
+            self.lost.push(Event::Lost { epoch: self.epoch, why: "cut".into() });
+            self.connected = false;
+            self.reconnect_at = self.step() + 1_000_000;
+        } else {
+            self.lost.push(Event::Lost { epoch: 0, why: "publisher cut".into() });
+        }
+    }
+
+    /// The process is gone: its connections with it, and nobody hears of it.
+    pub fn vanish(&mut self, memory: &mut dyn Memory) {
+        for open in std::mem::take(&mut self.outgoing) {
+            if self.random.one_in(2) {
+                self.enqueue(&open, memory);
+            }
+        }
+        self.world.borrow_mut().lose(self.holder());
+    }
+
+    /// The broker ends the consumer; it comes back by itself.
+    pub fn cancel_by_broker(&mut self) {
+        if self.connected && self.consuming {
+            self.lost.push(Event::Canceled { asked: false });
+            self.next_delivery = self.step() + 5_000_000;
+        }
+    }
+
+    fn enqueue(&mut self, open: &Open, memory: &mut dyn Memory) -> Outcome {
+        let mut body = open.prefix.clone();
+        for part in &open.parts {
+            memory.copy_part(*part, &mut body);
+        }
+        body.extend_from_slice(&open.suffix);
+        if body.len() as u64 > BROKER_LIMIT {
+            return Outcome::TooLarge(BROKER_LIMIT);
+        }
+        let body: Rc<[u8]> = body.into();
+        self.ledger.published(&open.queue, &body, open.content_type);
+        if self.world.borrow_mut().publish(&open.queue, body, open.content_type) {
+            Outcome::Confirmed
+        } else {
+            Outcome::Unroutable
+        }
+    }
+
+    fn write_out(&mut self, memory: &mut dyn Memory) {
+        let now = self.now();
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.outgoing).into_iter().partition(|open| open.written <= now);
+        self.outgoing = later;
+        for open in due {
+            let refuse = self.unreliable.refuse > 0 && self.random.one_in(self.unreliable.refuse);
+            let outcome = if refuse {
+                self.ledger.fault(Fault::Refused);
+                Outcome::Refused("simulated".into())
+            } else {
+                self.enqueue(&open, memory)
+            };
+            // Confirms come out of order.
+            let when = self.step();
+            self.at(when, Later::Published(open.token, outcome));
+        }
+    }
+
+    fn deliver(&mut self, memory: &mut dyn Memory, events: &mut Vec<Event>) {
+        let now = self.now();
+        if !self.connected || !self.consuming || now < self.next_delivery {
+            return;
+        }
+        while self.unsettled.len() < self.window as usize {
+            let len = {
+                let world = self.world.borrow();
+                let Some(next) = world.queue(&self.queue).and_then(|q| q.ready.front()) else { return };
+                next.body.len() as u64
+            };
+            let room = memory.reserve(len);
+            if room == Room::Later {
+                self.ledger.fault(Fault::NoRoom);
+                self.next_delivery = now + 1_000_000;
+                return;
+            }
+            self.tags += 1;
+            let taken = self.world.borrow_mut().take(&self.queue, self.holder(), self.tags);
+            let Some(kept) = taken else { return };
+            let tag = Tag { epoch: self.epoch, number: self.tags };
+            self.unsettled.insert(self.tags);
+            self.ledger.delivered(self.holder(), tag, &kept.body);
+            match room {
+                Room::Granted(slot) => {
+                    memory.slot_mut(slot).copy_from_slice(&kept.body);
+                    let redelivery = Redelivery {
+                        redelivered: kept.redelivered,
+                        lost: (self.world.borrow().rules != Rules::RabbitMq310).then_some(kept.lost),
+                    };
+                    let content_type = kept.content_type;
+                    events.push(Event::Delivered(Delivery { tag, slot, len, content_type, redelivery }));
+                }
+                _ => {
+                    self.ledger.fault(Fault::Oversize);
+                    events.push(Event::Oversize { tag, len });
+                }
+            }
+            if self.unreliable.duplicate > 0 && self.random.one_in(self.unreliable.duplicate) {
+                self.ledger.fault(Fault::Duplicate);
+                let mut world = self.world.borrow_mut();
+                world.put(&self.queue, Rc::clone(&kept.body), kept.content_type);
+            }
+        }
+    }
+
+    /// When something happens here next.
+    pub fn next_timer(&self) -> Option<u64> {
+        let reconnect = (!self.connected).then_some(self.reconnect_at);
+        let written = self.outgoing.iter().map(|o| o.written).min();
+        let later = self.later.keys().next().map(|&(when, _)| when);
+        let now = self.now();
+        let more = self.connected
+            && self.consuming
+            && self.unsettled.len() < self.window as usize
+            && self.world.borrow().queue(&self.queue).is_some_and(|q| !q.ready.is_empty());
+        let delivery = more.then_some(self.next_delivery.max(now + 1));
+        let lost = (!self.lost.is_empty()).then_some(now);
+        [reconnect, written, later, delivery, lost].into_iter().flatten().min()
+    }
+}
+
+impl Transport for SimTransport {
+    fn submit(&mut self, op: Op<'_>) {
+        match op {
+            Op::Declare(spec) => self.world.borrow_mut().declare(spec.queue),
+            Op::Consume { window, .. } => {
+                self.window = window;
+                self.consuming = true;
+                self.next_delivery = self.step();
+            }
+            Op::Cancel => {
+                self.consuming = false;
+                if self.connected {
+                    let when = self.step();
+                    self.at(when, Later::Canceled);
+                } else {
+                    self.lost.push(Event::Canceled { asked: true });
+                }
+            }
+            Op::Publish(publish) => {
+                self.ledger.submitted(self.process, publish.token);
+                if !self.connected {
+                    self.lost.push(Event::Published { token: publish.token, outcome: Outcome::Lost });
+                    return;
+                }
+                let written = self.step();
+                self.outgoing.push(Open {
+                    token: publish.token,
+                    queue: publish.queue.to_owned(),
+                    content_type: publish.content_type,
+                    prefix: publish.body.prefix.to_vec(),
+                    parts: publish.body.parts.to_vec(),
+                    suffix: publish.body.suffix.to_vec(),
+                    written,
+                });
+            }
+            Op::Settle { tag, how } => {
+                if tag.epoch != self.epoch || !self.connected {
+                    return;
+                }
+                self.ledger.settled(self.holder(), tag, how, self.unsettled.remove(&tag.number));
+                let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
+                if fails && self.world.borrow().rules == Rules::Sqs {
+                    self.ledger.fault(Fault::SettleFailed);
+                    self.lost.push(Event::SettleFailed { tag, why: "simulated".into() });
+                } else if !self.world.borrow_mut().settle(self.holder(), tag.number, how) {
+                    self.ledger.fault(Fault::LeaseLost);
+                    self.lost.push(Event::SettleFailed { tag, why: "the lease had run out".into() });
+                }
+            }
+            Op::Extend { .. } | Op::Depth { .. } => {}
+        }
+    }
+
+    fn flush(&mut self, memory: &mut dyn Memory) {
+        self.write_out(memory);
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>, memory: &mut dyn Memory, events: &mut Vec<Event>) {
+        events.append(&mut self.lost);
+        let now = self.now();
+        if !self.connected && now >= self.reconnect_at {
+            self.connected = true;
+            self.epoch += 1;
+            self.unsettled.clear();
+            events.push(Event::Connected { epoch: self.epoch });
+            self.next_delivery = self.step();
+        }
+        self.write_out(memory);
+        while let Some((&(when, step), _)) = self.later.first_key_value() {
+            if when > now {
+                break;
+            }
+            match self.later.remove(&(when, step)) {
+                Some(Later::Published(token, outcome)) => {
+                    events.push(Event::Published { token, outcome });
+                }
+                Some(Later::Canceled) => events.push(Event::Canceled { asked: true }),
+                None => {}
+            }
+        }
+        for event in events.iter() {
+            if let Event::Published { token, .. } = event {
+                self.ledger.answered(self.process, *token);
+            }
+        }
+        self.deliver(memory, events);
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_message_bytes: Some(BROKER_LIMIT), delay: false }
+    }
+
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
+}
+
+/// A settlement that only gives the message back is told apart from one that ends it.
+pub fn ends(how: Settlement) -> bool {
+    how != Settlement::Requeue
+}
