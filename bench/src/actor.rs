@@ -84,6 +84,20 @@ impl Programs {
             .env("ASYA_NAMESPACE", NAMESPACE)
             .env("ASYA_SOCKET_DIR", folder)
             .env("ASYA_METRICS_ADDR", "127.0.0.1:0");
+        let mut runtime = self.runtime_command(handler, json, folder);
+        for (name, value) in extra {
+            sidecar.env(name, value);
+            runtime.env(name, value);
+        }
+        Ok(vec![Process::start("sidecar", &sidecar, folder)?, Process::start("python", &runtime, folder)?])
+    }
+
+    /// Starts a runtime alone.
+    pub fn runtime(&self, handler: &str, json: Json, folder: &Path) -> Result<Process, Error> {
+        Process::start("python", &self.runtime_command(handler, json, folder), folder)
+    }
+
+    fn runtime_command(&self, handler: &str, json: Json, folder: &Path) -> Command {
         let mut runtime = Command::new(&self.python);
         runtime
             .arg(&self.runtime)
@@ -92,11 +106,7 @@ impl Programs {
             .env("ASYA_SOCKET_DIR", folder)
             .env("ASYA_JSON", json.as_str())
             .env("PYTHONPATH", &self.handlers);
-        for (name, value) in extra {
-            sidecar.env(name, value);
-            runtime.env(name, value);
-        }
-        Ok(vec![Process::start("sidecar", &sidecar, folder)?, Process::start("python", &runtime, folder)?])
+        runtime
     }
 
     /// Starts the raw forwarder of a transport.

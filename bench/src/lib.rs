@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub mod broker;
+pub mod handoff;
 pub mod measure;
 pub mod message;
 pub mod process;

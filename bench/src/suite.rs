@@ -13,6 +13,7 @@ use asya_envelope::names::queue_name;
 use crate::Error;
 use crate::actor::{ACTOR, Address, Json, NAMESPACE, NEXT, Programs};
 use crate::broker::Broker;
+use crate::handoff::Handoff;
 use crate::measure::{self, Run};
 use crate::message::Kind;
 use crate::process::{Process, memory_kib};
@@ -21,6 +22,24 @@ use crate::process::{Process, memory_kib};
 const SLOW_MESSAGES: u64 = 1_000;
 /// Between two looks where a moment is wanted and not a rate.
 const CLOSE_LOOK: Duration = Duration::from_millis(1);
+
+/// Calls of one handoff measurement.
+const HANDOFFS: u64 = 20_000;
+
+/// The handoff alone, with a runtime of its own: microseconds of a round trip with one call at a time, and calls a second
+/// with `DEEP` of them open.
+pub async fn handoff(programs: &Programs, kind: Kind, json: Json) -> Result<(f64, f64), Error> {
+    const DEEP: u16 = 64;
+    let folder = tempfile::tempdir().map_err(Error::system("no temporary folder"))?;
+    let mut handoff = Handoff::listen(folder.path(), DEEP)?;
+    let _runtime = programs.runtime("hop.add_one", json, folder.path())?;
+    handoff.ready().await?;
+    let count = if kind == Kind::Blob1M { HANDOFFS / 10 } else { HANDOFFS };
+    handoff.trips(kind, count / 10, usize::from(DEEP)).await?;
+    let alone = handoff.trips(kind, count, 1).await?;
+    let deep = handoff.trips(kind, count, usize::from(DEEP)).await?;
+    Ok((alone.took.as_secs_f64() * 1e6 / alone.count as f64, deep.count as f64 / deep.took.as_secs_f64()))
+}
 
 /// What is measured on one broker.
 pub struct Suite {

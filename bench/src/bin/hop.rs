@@ -13,7 +13,7 @@ use asya_bench::broker::{Broker, RabbitMq};
 use asya_bench::measure::Run;
 use asya_bench::message::Kind;
 use asya_bench::report::{self, Extra, Figure, Row};
-use asya_bench::suite::{Between, Suite};
+use asya_bench::suite::{self, Between, Suite};
 use clap::Parser;
 
 /// Measures a full hop beside a raw forwarder.
@@ -57,6 +57,7 @@ async fn main() -> ExitCode {
 
 async fn measure(arguments: Arguments) -> Result<String, Error> {
     let (mut rows, mut extras) = (Vec::new(), Vec::new());
+    measure_handoff(&arguments, &mut extras).await?;
     for (name, url, pid) in &arguments.rabbitmq {
         let folder = tempfile::tempdir().map_err(Error::system("no temporary folder"))?;
         let suite = Suite {
@@ -78,6 +79,34 @@ async fn measure(arguments: Arguments) -> Result<String, Error> {
     Ok(table)
 }
 
+async fn measure_handoff(arguments: &Arguments, extras: &mut Vec<Extra>) -> Result<(), Error> {
+    for &kind in &arguments.kinds {
+        for &json in libraries(kind) {
+            let (mut alone, mut deep) = (Vec::new(), Vec::new());
+            for _ in 0..arguments.rounds {
+                let (microseconds, per_second) = suite::handoff(&arguments.programs, kind, json).await?;
+                alone.push(microseconds);
+                deep.push(per_second);
+            }
+            let of = format!("{} KiB {}, {}", kind.payload_bytes() / 1024, kind.payload_kind(), json.as_str());
+            for (name, unit, rounds) in
+                [("handoff round trip alone", "µs", alone), ("handoff, 64 calls open", "calls/s", deep)]
+            {
+                let value = Figure::of(rounds);
+                let name = format!("{name}, {of}");
+                eprintln!("hop: {name}: {} {unit}", value.median);
+                extras.push(Extra { name, transport: "none".to_owned(), unit, value });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Only where JSON is the payload does the library that reads it matter.
+fn libraries(kind: Kind) -> &'static [Json] {
+    if kind == Kind::Json1K { &[Json::Orjson, Json::Stdlib] } else { &[Json::Orjson] }
+}
+
 async fn measure_on(
     suite: &Suite,
     transport: &str,
@@ -87,8 +116,7 @@ async fn measure_on(
     extras: &mut Vec<Extra>,
 ) -> Result<(), Error> {
     for &kind in &arguments.kinds {
-        // Only where JSON is the payload does the library that reads it matter.
-        let libraries: &[Json] = if kind == Kind::Json1K { &[Json::Orjson, Json::Stdlib] } else { &[Json::Orjson] };
+        let libraries = libraries(kind);
         let turns: Vec<Between> =
             std::iter::once(Between::Forwarder).chain(libraries.iter().map(|json| Between::Actor(*json))).collect();
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); turns.len()];
