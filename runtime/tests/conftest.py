@@ -30,6 +30,8 @@ def sidecar(zipapp: Path, tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
     made: List[Sidecar] = []
 
     def make(source: str = "", handler: str = "handlers.handle", env: Any = None, **options: Any) -> Sidecar:
+        for earlier in made:  # its workers would dial the same socket again
+            earlier.close()
         (tmp_path / "handlers.py").write_text(textwrap.dedent(source))
         environ = {"ASYA_HANDLER": handler, **(env or {})}
         one = Sidecar(tmp_path, [str(zipapp)], env=environ, **options)
