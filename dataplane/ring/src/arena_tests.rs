@@ -30,7 +30,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => (0..400 * PAGE, 0..40 * PAGE).prop_map(|(offset, len)| Operation::FreeWrong { offset, len }),
         2 => Just(Operation::Punch),
     ];
-    proptest::collection::vec(operation, 1..if cfg!(miri) { 20 } else { 300 })
+    proptest::collection::vec(operation, 1..300)
 }
 
 fn configs() -> impl Strategy<Value = ArenaConfig> {
@@ -137,7 +137,7 @@ fn run(config: ArenaConfig, operations: &[Operation]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 10 } else { 300 },
+        cases: 300,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -21,6 +21,8 @@
 // bytes that another process may be writing cannot be said in safe Rust. Each block says why it holds.
 #![allow(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]
+// Under loom the rings run over model cells, and what maps memory is compiled but not used.
+#![cfg_attr(loom, allow(dead_code))]
 
 mod arena;
 mod bell;
@@ -44,3 +46,6 @@ pub use wire::{Call, Extent, Part, PartRegion, Submission};
 
 /// Regions, rings and extents are multiples of this many bytes.
 pub const PAGE: u64 = 4096;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -72,6 +72,7 @@ struct Shared {
     input: Arc<Mapping>,
     output: Arc<Mapping>,
     /// Read end for the worker; the write end is open for as long as this process lives and the link does.
+    #[cfg_attr(miri, expect(dead_code, reason = "there is no other process to give it to"))]
     lifeline: OwnedFd,
     _alive: OwnedFd,
     _ring: RingLease,

@@ -9,13 +9,14 @@ use crate::bell::Bell;
 use crate::cells::Cells;
 use crate::wire::{RawCompletion, Submission, Words};
 
+#[cfg(not(any(loom, miri)))]
+use std::os::fd::OwnedFd;
 #[cfg(not(loom))]
 use {
     crate::link::{Geometry, Link},
     crate::mapping::{Access, Mapping},
     crate::region::OutOfRange,
     crate::wire::Extent,
-    std::os::fd::OwnedFd,
     std::sync::Arc,
 };
 

@@ -136,12 +136,18 @@ impl Socket {
         packet.truncate(received.bytes);
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             // Dropping `control` closes what it took.
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet too large, or with too many descriptors"));
+            return Err(excess());
         }
+        let before = descriptors.len();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
                 descriptors.extend(rights);
             }
+        }
+        // Padding lets the kernel fit one more than was asked for.
+        if descriptors.len() - before > MAX_DESCRIPTORS {
+            descriptors.truncate(before);
+            return Err(excess());
         }
         Ok(if received.bytes == 0 { Received::End } else { Received::Packet(received.bytes) })
     }
@@ -157,6 +163,10 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+fn excess() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a packet too large, or with too many descriptors")
 }
 
 fn new_socket() -> io::Result<OwnedFd> {
