@@ -271,9 +271,12 @@ def boot(directory, told, owner):
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, "kept"))
     log = open(os.path.join(directory, "log/keeper.log"), "a")
+    # Held by the keeper for as long as it lives: how `sweep` tells a living broker, across PID namespaces too.
+    alive = open(os.path.join(directory, "alive"), "w")
+    fcntl.flock(alive, fcntl.LOCK_EX)
     keeper = subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "keep", directory, str(owner)],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[alive.fileno()],
     )  # fmt: skip
     write(os.path.join(directory, "keeper.pid"), str(keeper.pid))
     port = int(told["AMQP"].rsplit(":", 1)[1])
@@ -361,10 +364,11 @@ def sweep():
     """Removes the folders of brokers whose keeper was killed before it could."""
     for name in os.listdir(tempfile.gettempdir()):
         directory = os.path.join(tempfile.gettempdir(), name)
-        told = os.path.join(directory, "keeper.pid")
-        if name.startswith(PREFIX) and os.path.exists(told) and not os.path.exists(os.path.join(directory, "kept")):
-            if not keeper_of(directory):
-                shutil.rmtree(directory, ignore_errors=True)
+        if not name.startswith(PREFIX) or os.path.exists(os.path.join(directory, "kept")):
+            continue
+        with contextlib.suppress(OSError), open(os.path.join(directory, "alive")) as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 # --- with -------------------------------------------------------------------------------------------------------------
