@@ -271,9 +271,7 @@ def boot(directory, told, owner):
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, "kept"))
     log = open(os.path.join(directory, "log/keeper.log"), "a")
-    # Held by the keeper for as long as it lives: how `sweep` tells a living broker, across PID namespaces too.
-    alive = open(os.path.join(directory, "alive"), "w")
-    fcntl.flock(alive, fcntl.LOCK_EX)
+    alive = hold(directory)  # from here on by the keeper too, for as long as it lives
     keeper = subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "keep", directory, str(owner)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[alive.fileno()],
@@ -360,8 +358,15 @@ def keeper_of(directory):
     return None
 
 
+def hold(directory):
+    """A lock by which `sweep` tells that a folder is in use, across PID namespaces too."""
+    alive = open(os.path.join(directory, "alive"), "w")
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    return alive
+
+
 def sweep():
-    """Removes the folders of brokers whose keeper was killed before it could."""
+    """Removes the folders whose process was killed before it could."""
     for name in os.listdir(tempfile.gettempdir()):
         directory = os.path.join(tempfile.gettempdir(), name)
         if not name.startswith(PREFIX) or os.path.exists(os.path.join(directory, "kept")):
@@ -387,7 +392,7 @@ def run_with(versions, tls, lines, command):
         if len(started) < len(versions):
             raise Failure(f"of the brokers {', '.join(versions)} only these came up: {', '.join(started) or 'none'}")
         say(f"{', '.join('RabbitMQ ' + told['VERSION'] for told in started.values())} up after {time.monotonic() - before:.1f} s")
-        with tempfile.TemporaryDirectory(prefix="asya-authorities-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}ca-") as folder, hold(folder):
             environment = {**os.environ, **describe(started, tls, folder)}
             child = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=environment)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
