@@ -69,6 +69,8 @@ pub struct Sidecar<T, R, A> {
     broker_events: Vec<asya_transport::Event>,
     worker_events: Vec<WorkerEvent>,
     drained: bool,
+    drain_asked: bool,
+    fatal: Option<String>,
 }
 
 impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
@@ -83,6 +85,8 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
             broker_events: Vec::new(),
             worker_events: Vec::new(),
             drained: false,
+            drain_asked: false,
+            fatal: None,
         }
     }
 
@@ -116,6 +120,16 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
         self.drained
     }
 
+    /// Whether the runtime has asked for a drain since the last time this was asked.
+    pub fn take_drain_asked(&mut self) -> bool {
+        std::mem::take(&mut self.drain_asked)
+    }
+
+    /// Why the broker will never take this sidecar, if it has said so.
+    pub fn fatal(&self) -> Option<&str> {
+        self.fatal.as_deref()
+    }
+
     /// When a turn is due, if nothing else happens before.
     pub fn next_timer(&self) -> Option<Time> {
         self.pipeline.next_timer()
@@ -135,9 +149,13 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
         let anything = !broker.is_empty() || !workers.is_empty();
         for event in broker.drain(..) {
             self.audience.broker(&event);
+            if let asya_transport::Event::Fatal { why } = &event {
+                self.fatal = Some(why.clone());
+            }
             self.handle(Event::Broker(event), now);
         }
         for event in workers.drain(..) {
+            self.drain_asked |= event == WorkerEvent::DrainAsked;
             self.handle(Event::Worker(event), now);
         }
         self.broker_events = broker;

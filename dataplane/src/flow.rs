@@ -309,6 +309,8 @@ pub enum Role {
 pub enum Emit {
     /// As the message arrived; native when there are blobs.
     AsArrived,
+    /// Always JSON, but for messages with blobs.
+    Json,
     /// Always native.
     Native,
 }

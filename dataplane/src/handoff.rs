@@ -100,6 +100,11 @@ impl Handoff {
         self.workers.iter().any(Worker::is_ready)
     }
 
+    /// How many workers are ready.
+    pub fn ready_workers(&self) -> u32 {
+        self.workers.iter().filter(|w| w.is_ready()).count() as u32
+    }
+
     /// Since when no worker has been ready, if none is.
     pub fn unready_since(&self) -> Option<Time> {
         (!self.ready()).then_some(self.unready_since)

@@ -18,5 +18,8 @@ pub mod publish;
 pub mod rim;
 pub mod route;
 pub mod settle;
+mod sidecar;
 pub mod slab;
 pub mod stamp;
+
+pub use sidecar::run_from_env;

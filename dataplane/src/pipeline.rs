@@ -29,6 +29,21 @@ use crate::route::{self, Onward};
 use crate::settle::{self, orphans::Orphans};
 use crate::stamp::Stamp;
 
+/// Messages by where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Decoded, not given to a worker.
+    pub waiting: usize,
+    /// Given to a worker.
+    pub running: usize,
+    /// Their results are on their way.
+    pub publishing: usize,
+    /// Done, but for a redelivery that may come.
+    pub finished: usize,
+    /// Publishes (not messages) that wait to be tried again.
+    pub parked: usize,
+}
+
 /// The core: everything that is decided about a message.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -82,12 +97,17 @@ impl Pipeline {
         self.handoff.ready()
     }
 
-    /// Messages by where they are: waiting, running, publishing (to be confirmed), parked (publishes to try again).
-    pub fn stages(&self) -> [(&'static str, usize); 4] {
-        let (waiting, running) = (self.handoff.waiting() + self.postponed.len(), self.handoff.running());
-        let publishing = self.flight.messages.len().saturating_sub(waiting + running);
-        let parked = self.publishing.parked();
-        [("intake", waiting), ("handoff", running), ("publish", publishing), ("parked", parked)]
+    /// Workers whose handler is loaded.
+    pub fn ready_workers(&self) -> u32 {
+        self.handoff.ready_workers()
+    }
+
+    /// Messages by where they are.
+    pub fn stages(&self) -> Stages {
+        let waiting = self.handoff.waiting() + self.postponed.len();
+        let (running, finished) = (self.handoff.running(), self.orphans.waiting());
+        let publishing = self.flight.messages.len().saturating_sub(waiting + running + finished);
+        Stages { waiting, running, publishing, finished, parked: self.publishing.parked() }
     }
 
     /// When a [`Event::Tick`] is due, if nothing else happens before.
@@ -196,6 +216,7 @@ impl Pipeline {
         let Intaken { head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
         let content_type = match self.settings.emit {
             crate::flow::Emit::Native => transport::ContentType::Native,
+            crate::flow::Emit::Json => transport::ContentType::Json,
             crate::flow::Emit::AsArrived => {
                 self.flight.deliveries.get(delivery).map_or(transport::ContentType::Json, |d| d.content_type)
             }
@@ -341,7 +362,9 @@ impl Pipeline {
         message.state = State::Publishing;
         let doomed = message.doomed.take();
         match (end, doomed) {
-            (CallEnd::Failed { error, .. }, _) if in_time == InTime::No => self.fail(id, reason::TIMEOUT, error, now, store, fx),
+            (CallEnd::Failed { error, .. }, _) if in_time == InTime::No => {
+                self.fail(id, reason::TIMEOUT, error, now, store, fx)
+            }
             (CallEnd::Failed { error, unparsable }, _) => {
                 let why = if unparsable { reason::PARSE_ERROR } else { reason::RUNTIME_ERROR };
                 self.fail(id, why, error, now, store, fx);

@@ -110,9 +110,15 @@ impl SharedMemory {
         &self.input
     }
 
-    /// Bytes allocated in the input region.
-    pub fn used_bytes(&self) -> u64 {
-        self.arena.used_bytes()
+    /// Bytes allocated in the input region, and those that bodies may have.
+    pub fn input_bytes(&self) -> (u64, u64) {
+        (self.arena.used_bytes(), self.sizes.budget)
+    }
+
+    /// Bytes allocated for results, and those that may be, of all workers.
+    pub fn output_bytes(&self) -> (u64, u64) {
+        let sum = |(used, most), o: &Output| (used + o.arena.used_bytes(), most + o.arena.budget_bytes());
+        self.outputs.iter().flatten().fold((0, 0), sum)
     }
 
     /// Slots that are kept only because a worker still has views of them.

@@ -74,6 +74,11 @@ impl Orphans {
         super::finish(flight, fx, id);
     }
 
+    /// Messages that are done but for a redelivery that may come.
+    pub fn waiting(&self) -> usize {
+        self.finished.len()
+    }
+
     /// When [`Orphans::tick`] has something to do.
     pub fn next_timer(&self) -> Option<Time> {
         self.finished.first().map(|&(until, _)| until)

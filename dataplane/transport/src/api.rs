@@ -349,6 +349,12 @@ pub trait Transport {
     /// Appends everything that has happened and arranges for `cx` to be woken when there is more.
     fn poll(&mut self, cx: &mut Context<'_>, memory: &mut dyn Memory, events: &mut Vec<Event>);
 
+    /// Whether everything that was submitted has been handed to the kernel: then the process may end without losing
+    /// its last settlements.
+    fn flushed(&self) -> bool {
+        true
+    }
+
     /// What this broker can do, as far as it is known.
     fn limits(&self) -> Limits;
 

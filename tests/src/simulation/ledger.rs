@@ -245,10 +245,8 @@ impl Ledger {
         {
             self.inner.borrow_mut().refused.insert(original.as_bytes().to_vec());
         }
-        let (attempt, reason) = head
-            .status
-            .as_ref()
-            .map_or((1, String::new()), |s| (s.attempt, s.reason.clone().unwrap_or_default()));
+        let (attempt, reason) =
+            head.status.as_ref().map_or((1, String::new()), |s| (s.attempt, s.reason.clone().unwrap_or_default()));
         let seen = Seen { id: head.id.clone(), hop: head.route.hop(), attempt, reason };
         self.check_reason(queue, &head, &seen);
         let mut inner = self.inner.borrow_mut();
@@ -413,11 +411,7 @@ impl Ledger {
                 continue;
             }
             if let Some(missing) = self.missing_outcome(&head) {
-                let again = self
-                    .stage
-                    .queues
-                    .get(&head.route.curr)
-                    .is_some_and(|own| self.enqueued(own, &id, hop) > 0);
+                let again = self.stage.queues.get(&head.route.curr).is_some_and(|own| self.enqueued(own, &id, hop) > 0);
                 self.violation(format!("{id} hop {hop} at {} was lost: not {missing} ({again})", head.route.curr));
                 continue;
             }

@@ -491,7 +491,7 @@ fn note_states(sidecar: &SimSidecar, ledger: &Ledger) {
             ledger.state("doomed");
         }
     }
-    if pipeline.stages().iter().any(|&(name, count)| name == "parked" && count > 0) {
+    if pipeline.stages().parked > 0 {
         ledger.state("parked");
     }
 }

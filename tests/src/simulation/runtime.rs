@@ -7,9 +7,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use asya_dataplane::drive::{Call, Rim};
-use asya_dataplane::flow::{
-    CallEnd, Death, MessageId, Output, OutputId, Store, WorkerEvent, WorkerId,
-};
+use asya_dataplane::flow::{CallEnd, Death, MessageId, Output, OutputId, Store, WorkerEvent, WorkerId};
 use asya_dataplane::slab::Key;
 use asya_envelope::{ErrorInfo, Payload};
 use asya_transport::{Memory, Part, Piece, Room, Slot};
@@ -211,7 +209,8 @@ impl SimRim {
                         at(self.clock.now());
                     } else if self.shape.batch > 0 {
                         // A batch ends with its slowest member, unless one kills the process before.
-                        let crash = running().filter(|c| matches!(c.plan, Plan::GiveThenCrash(_))).filter_map(Running::due);
+                        let crash =
+                            running().filter(|c| matches!(c.plan, Plan::GiveThenCrash(_))).filter_map(Running::due);
                         let all = running().map(Running::due).max_by_key(|due| due.unwrap_or(u64::MAX));
                         if let Some(when) = crash.min().or(all.flatten()) {
                             at(when);
@@ -267,15 +266,18 @@ impl SimRim {
             // A batch ends as one: when its slowest member does.
             let batch = self.shape.batch > 0 && width > 0;
             let batch_done = || {
-                self.workers[at].calls.iter().take(width).all(|c| {
-                    c.started.is_some_and(|s| s + c.took <= now) && (c.plan != Plan::Hang || c.cancelled)
-                })
+                self.workers[at]
+                    .calls
+                    .iter()
+                    .take(width)
+                    .all(|c| c.started.is_some_and(|s| s + c.took <= now) && (c.plan != Plan::Hang || c.cancelled))
             };
             if batch && !self.workers[at].calls.is_empty() && !batch_done() {
                 // A member that kills the process does so when its own time comes.
-                let crashing = self.workers[at].calls.iter().take(width).any(|c| {
-                    matches!(c.plan, Plan::GiveThenCrash(_)) && c.started.is_some_and(|s| s + c.took <= now)
-                });
+                let crashing =
+                    self.workers[at].calls.iter().take(width).any(|c| {
+                        matches!(c.plan, Plan::GiveThenCrash(_)) && c.started.is_some_and(|s| s + c.took <= now)
+                    });
                 if crashing {
                     self.ledger.fault(Fault::HandlerCrashed);
                     self.die(index, Death::Crashed);

@@ -73,13 +73,9 @@ impl Scenario {
         let mut random = Random::new(seed);
         let rules = random.pick(&[Rules::RabbitMq310, Rules::RabbitMq43, Rules::RabbitMq43, Rules::Sqs]);
         let tame = random.one_in(TAME);
-        let names: Vec<String> = ["prepare", "infer", "report"]
-            .into_iter()
-            .take(random.between(1, 3) as usize)
-            .map(str::to_owned)
-            .collect();
-        let queues: BTreeMap<String, String> =
-            names.iter().map(|name| (name.clone(), queue(name))).collect();
+        let names: Vec<String> =
+            ["prepare", "infer", "report"].into_iter().take(random.between(1, 3) as usize).map(str::to_owned).collect();
+        let queues: BTreeMap<String, String> = names.iter().map(|name| (name.clone(), queue(name))).collect();
         let mix = if tame { Mix::TAME } else { Mix::WILD };
         let crash_limit = random.between(1, 3) as u32;
         let stage = Stage {

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::task::Context;
 
 use asya_transport::{
-    ContentType, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token, Transport,
+    ContentType, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token,
+    Transport,
 };
 
 use super::broker::{Rules, Shared};
@@ -375,6 +376,10 @@ impl Transport for SimTransport {
             }
         }
         self.deliver(memory, events);
+    }
+
+    fn flushed(&self) -> bool {
+        self.outgoing.is_empty()
     }
 
     fn limits(&self) -> Limits {
