@@ -143,6 +143,7 @@ proptest! {
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "safe code, and slow there")]
     fn agrees_with_the_oracle(config in configs(), operations in operations()) {
         run(config, &operations);
     }

@@ -9,7 +9,7 @@ on standard output how many completion entries it has written whole. --steps lis
 
 Context of a call (this script's own, not JSON): u32 CRC-32 of the payload, u32 mode. It exits 1 on a wrong CRC. Modes:
 0 one result; 1 one result made of parts of the input; 2 two results; 3 an error; 4 one result, and the input stays
-pinned until the next time that the worker has nothing to do.
+pinned until the next time that the worker has nothing to do. With ECHO_UNCHECKED in the environment no CRC is computed.
 """
 
 import ctypes
@@ -119,6 +119,7 @@ class Worker:
         waiting = {}  # call → what is still to be answered once it has room
         pinned = []
         dying = bool(self.kill_at)
+        checked = "ECHO_UNCHECKED" not in os.environ
         unpack, pack, step = TAKE.unpack_from, POST.pack_into, self.step
         self.posted = 0
 
@@ -193,7 +194,7 @@ class Worker:
                     step("entry read")
                 if kind == CALL:
                     crc, mode = CONTEXT.unpack_from(inputs, context)
-                    if zlib.crc32(inputs[start : start + length]) != crc:
+                    if checked and zlib.crc32(inputs[start : start + length]) != crc:
                         sys.exit("wrong bytes in call %d" % call)
                     if length == 0:
                         post(DONE, LAST, call)
