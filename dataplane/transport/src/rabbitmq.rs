@@ -1,7 +1,7 @@
 //! RabbitMQ, 3.10 and later, over AMQP 0-9-1 with a client of our own.
 //!
-//! Takes operations and gives events as [`crate::api`] says. Two connections: one consumes, settles and declares, the
-//! other publishes, so that a broker that holds back publishers never delays deliveries or acknowledgements. Both live in the
+//! Takes operations and gives events as [`crate::api`] says. Two connections: one consumes and settles, the
+//! other publishes and declares, so that a broker that holds back publishers never delays deliveries or acknowledgements. Both live in the
 //! caller's thread: nothing is spawned, everything happens inside [`Transport::poll`] and [`Transport::flush`], on a
 //! tokio runtime with timers and sockets (the current-thread one will do).
 //!

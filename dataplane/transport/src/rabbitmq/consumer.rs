@@ -1,16 +1,16 @@
 //! The consuming connection: deliveries in, settlements out, and the life of the consumer.
 //!
 //! Takes frames (as a [`Frames`]) and the caller's wishes; gives [`Event::Delivered`], [`Event::Oversize`],
-//! [`Event::Canceled`] and, through [`Topology`], what declares end with. Never blocks. When there is no room for a
-//! body it is [`Frames::paused`] until there is. A frame that may not come now is a [`LinkError`].
+//! [`Event::Canceled`], and [`Event::Connected`] before the first of them. Never blocks. When there is no room for a body
+//! it is [`Frames::paused`] until there is. A frame that may not come now is a [`LinkError`].
 
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::handshake::{CHANNEL, TOPOLOGY_CHANNEL};
+use super::handshake::CHANNEL;
 use super::link::{Frames, LinkError};
 use super::ordered::Ordered;
-use super::topology::{Job, Spec, Topology};
+use super::topology::Spec;
 use super::version::Version;
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::Frame;
@@ -81,8 +81,9 @@ pub(crate) struct Consumer {
     /// What deliveries of this connection carry.
     epoch: u32,
     version: Version,
-    /// Whether a consumer may be started: everything else is ready.
-    may_start: bool,
+    /// Whether the session has begun, and whether it may: everything else is ready.
+    begun: bool,
+    may_begin: bool,
     phase: Phase,
     wanted: Option<Wanted>,
     consumer_timeout_ms: Option<i64>,
@@ -95,15 +96,15 @@ pub(crate) struct Consumer {
     held: Ordered<()>,
     /// Acknowledged in this turn.
     acked: Vec<u64>,
-    pub(crate) topology: Topology,
 }
 
 impl Consumer {
-    pub(crate) fn new(epoch: u32, version: Version, topology: Topology, wanted: Option<Wanted>) -> Self {
+    pub(crate) fn new(epoch: u32, version: Version, wanted: Option<Wanted>) -> Self {
         Self {
             epoch,
             version,
-            may_start: false,
+            begun: false,
+            may_begin: false,
             phase: Phase::Idle,
             wanted,
             consumer_timeout_ms: None,
@@ -113,22 +114,26 @@ impl Consumer {
             arrival: Arrival::None,
             held: Ordered::default(),
             acked: Vec::new(),
-            topology,
         }
     }
 
-    /// Everything else is ready: start when wanted.
-    pub(crate) fn allow_start(&mut self, out: &mut Outbox) {
-        self.may_start = true;
+    /// Everything else is ready: begin, with a consumer where one is wanted.
+    pub(crate) fn allow_begin(&mut self, out: &mut Outbox, events: &mut Vec<Event>) {
+        self.may_begin = true;
         self.reconcile(out);
+        if self.phase == Phase::Idle {
+            self.begin(events);
+        }
     }
 
-    /// Whether what is wanted is the case.
-    pub(crate) fn is_settled(&self) -> bool {
-        match (&self.phase, &self.wanted) {
-            (Phase::Running(running), Some(wanted)) => running == wanted,
-            (Phase::Idle, None) => true,
-            _ => false,
+    /// Whether [`Event::Connected`] was said.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    fn begin(&mut self, events: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            events.push(Event::Connected { epoch: self.epoch });
         }
     }
 
@@ -159,7 +164,7 @@ impl Consumer {
     /// Takes one step from what is the case towards what is wanted.
     fn reconcile(&mut self, out: &mut Outbox) {
         match (&self.phase, &self.wanted) {
-            (Phase::Idle, Some(wanted)) if self.may_start => {
+            (Phase::Idle, Some(wanted)) if self.may_begin => {
                 self.consumers += 1;
                 let tag = consumer_tag(self.consumers);
                 let timeout = self.consumer_timeout_ms.filter(|_| self.version.consumer_timeout());
@@ -220,31 +225,33 @@ impl Consumer {
         }
     }
 
-    /// Does what is due at `now`, and gives the time at which to be called again.
-    pub(crate) fn tick(&mut self, now: Instant, spec: Option<&Spec>, out: &mut Outbox) -> Option<Instant> {
-        if let Phase::Taken(again) = self.phase {
-            if now < again {
-                return Some(again);
-            }
-            self.phase = Phase::Redeclaring;
-            if let Some(spec) = spec {
-                self.topology.add(Job::Declare { spec: spec.clone(), answer: false }, out);
-            }
+    /// When its queue, which the broker took away, is to be declared again.
+    pub(crate) const fn redeclare_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Taken(at) => Some(at),
+            _ => None,
         }
-        if self.phase == Phase::Redeclaring && self.topology.is_idle() {
+    }
+
+    /// Its queue is being declared again.
+    pub(crate) fn redeclaring(&mut self) {
+        self.phase = Phase::Redeclaring;
+    }
+
+    /// Whatever was to be declared is.
+    pub(crate) fn redeclared(&mut self, out: &mut Outbox) {
+        if self.phase == Phase::Redeclaring {
             self.phase = Phase::Idle;
             self.reconcile(out);
         }
-        None
     }
 
     /// The connection is lost: gives back the slot of a delivery that was arriving, answers what was asked.
-    pub(crate) fn end(self, memory: &mut dyn Memory, events: &mut Vec<Event>) -> Topology {
+    pub(crate) fn end(self, memory: &mut dyn Memory, events: &mut Vec<Event>) {
         if let Arrival::Filling { slot, .. } = self.arrival {
             memory.release(slot);
         }
         events.extend((0..self.asked_to_cancel).map(|_| Event::Canceled { asked: true }));
-        self.topology
     }
 
     fn method(&mut self, method: &Method<'_>, out: &mut Outbox, events: &mut Vec<Event>) -> Result<(), LinkError> {
@@ -258,6 +265,7 @@ impl Consumer {
                     self.phase = Phase::Running(wanted.clone());
                     self.retry.works(Instant::now());
                 }
+                self.begin(events);
                 self.reconcile(out);
             }
             Method::CancelOk { .. } => {
@@ -416,7 +424,6 @@ impl Frames for Consumer {
             }
             Frame::Header { channel: CHANNEL, header } => self.header(&header, memory, out, events),
             Frame::Body { channel: CHANNEL, bytes } => self.body(bytes, memory, events),
-            Frame::Method { channel: TOPOLOGY_CHANNEL, method } => self.topology.method(&method, out, events),
             Frame::Method { channel: 0, method: Method::ConnectionClose(close) } => {
                 out.own(|out| encode::bare(out, 0, id::CONNECTION_CLOSE_OK));
                 Err(LinkError::Closed { code: close.code, why: close.describe() })

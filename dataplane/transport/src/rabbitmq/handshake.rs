@@ -25,7 +25,8 @@ use crate::amqp::{FRAME_MIN_SIZE, PROTOCOL_HEADER, encode};
 
 /// The channel of deliveries or of publishes.
 pub(crate) const CHANNEL: u16 = 1;
-/// The channel on which queues are declared, where a refusal hurts nobody.
+/// The channel on which queues are declared, where a refusal hurts nobody. It is on the publishing connection: the
+/// consuming one is not read while there is no room for a body.
 pub(crate) const TOPOLOGY_CHANNEL: u16 = 2;
 
 /// What a connection is for.
@@ -191,7 +192,7 @@ struct Talk<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     async fn open_channels(&mut self, role: Role) -> Result<(), LinkError> {
-        let channels = if role == Role::Consume { &[CHANNEL, TOPOLOGY_CHANNEL][..] } else { &[CHANNEL][..] };
+        let channels = if role == Role::Publish { &[CHANNEL, TOPOLOGY_CHANNEL][..] } else { &[CHANNEL][..] };
         for &channel in channels {
             self.send(|out| encode::channel_open(out, channel)).await?;
             self.answer("channel.open-ok", |method| matches!(method, Method::ChannelOpenOk).then_some(())).await?;

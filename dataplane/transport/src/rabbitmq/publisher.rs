@@ -1,12 +1,13 @@
-//! The publishing connection: publishes out, confirms and returns in.
+//! The publishing connection: publishes out, confirms and returns in; and queues declared, through [`Topology`].
 //!
 //! Takes publishes and frames (as a [`Frames`]); gives exactly one [`Event::Published`] each, and [`Event::Blocked`].
 //! Never blocks. A return says nothing of which publish it was but what that publish carries, so each carries its
 //! number; the confirm that follows a return is the end of it, as unroutable.
 
-use super::handshake::CHANNEL;
+use super::handshake::{CHANNEL, TOPOLOGY_CHANNEL};
 use super::link::{Frames, Link, LinkError};
 use super::ordered::Ordered;
+use super::topology::Topology;
 use crate::amqp::encode::SEQUENCE_HEADER;
 use crate::amqp::frame::Frame;
 use crate::amqp::method::Method;
@@ -24,7 +25,7 @@ struct Open {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Publisher {
     /// The number of the last publish: the broker counts along.
     sequence: u64,
@@ -32,9 +33,14 @@ pub(crate) struct Publisher {
     /// A return whose header comes next.
     returning: bool,
     blocked: bool,
+    pub(crate) topology: Topology,
 }
 
 impl Publisher {
+    pub(crate) fn new(topology: Topology) -> Self {
+        Self { sequence: 0, open: Ordered::default(), returning: false, blocked: false, topology }
+    }
+
     /// Puts a message into the outbox of its connection.
     pub(crate) fn publish(&mut self, message: &Publish<'_>, link: &mut Link) {
         self.sequence += 1;
@@ -43,7 +49,7 @@ impl Publisher {
     }
 
     /// The connection is lost: answers every publish that is open, those longer than `limit` as too large.
-    pub(crate) fn end(mut self, limit: Option<u64>, events: &mut Vec<Event>) {
+    pub(crate) fn end(mut self, limit: Option<u64>, events: &mut Vec<Event>) -> Topology {
         self.open.take_through(u64::MAX, |open| {
             let outcome = match limit {
                 Some(limit) if open.len > limit => Outcome::TooLarge(limit),
@@ -54,6 +60,7 @@ impl Publisher {
         if self.blocked {
             events.push(Event::Blocked(false));
         }
+        self.topology
     }
 
     fn method(&mut self, method: &Method<'_>, out: &mut Outbox, events: &mut Vec<Event>) -> Result<(), LinkError> {
@@ -99,6 +106,7 @@ impl Frames for Publisher {
     ) -> Result<(), LinkError> {
         match frame {
             Frame::Method { channel: CHANNEL, method } => return self.method(&method, out, events),
+            Frame::Method { channel: TOPOLOGY_CHANNEL, method } => return self.topology.method(&method, out, events),
             Frame::Header { channel: CHANNEL, header } if self.returning => {
                 self.returning = false;
                 if let Some(Value::Int(number)) = header.headers.get(SEQUENCE_HEADER)

@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::config::RabbitMqConfig;
 use super::consumer::{Consumer, Wanted};
 use super::handshake::{OpenError, Opened, Role, open};
-use super::link::{Link, LinkError};
+use super::link::{Frames as _, Link, LinkError};
 use super::publisher::Publisher;
 use super::topology::{Job, Spec, Topology};
 use crate::api::{Event, Memory, Op, Outcome, Publish, QueueSpec};
@@ -45,6 +45,13 @@ impl<T> Side<T> {
 
     const fn is_up(&self) -> bool {
         matches!(self, Self::Up(_))
+    }
+
+    const fn retry_at(&self) -> Option<Instant> {
+        match self {
+            Self::Down(at) => Some(*at),
+            _ => None,
+        }
     }
 }
 
@@ -177,21 +184,21 @@ impl Session {
             }
             None => self.declares.push_mut(Remembered { spec, owed: true }),
         };
-        match self.consuming.up() {
-            Some((link, consumer)) => {
+        match self.publishing.up() {
+            Some((link, publisher)) => {
                 remembered.owed = false;
                 let job = Job::Declare { spec: remembered.spec.clone(), answer: true };
-                consumer.topology.add(job, &mut link.out);
+                publisher.topology.add(job, &mut link.out);
             }
             None => remembered.owed = true,
         }
     }
 
     fn depth(&mut self, queue: &str) {
-        let why = match self.consuming.up() {
+        let why = match self.publishing.up() {
             _ if queue.len() > NAME_MAX => "queue names have at most 255 bytes".to_owned(),
-            Some((link, consumer)) => {
-                return consumer.topology.add(Job::Depth { queue: queue.to_owned() }, &mut link.out);
+            Some((link, publisher)) => {
+                return publisher.topology.add(Job::Depth { queue: queue.to_owned() }, &mut link.out);
             }
             None => self.fatal.clone().unwrap_or_else(|| "not connected".to_owned()),
         };
@@ -228,30 +235,24 @@ impl Session {
         }
         self.open_publishing(cx, now, events);
         self.open_consuming(cx, now, events);
-        let publishing = self.poll_publishing(cx, now, memory, events);
-        let consuming = self.poll_consuming(cx, now, memory, events);
-        self.begin(events);
-        // What was answered in this poll (a topology's next request) leaves in this poll.
-        let written = self.consuming.up().map(|(link, _)| link.poll_write(cx, memory));
-        if let Some(Err(error)) = written {
+        let publishing = self.read_publishing(cx, now, memory, events);
+        self.after_declaring(now, events);
+        let consuming = self.read_consuming(cx, now, memory, events);
+        self.note_begun(now);
+        self.write_all(cx, now, memory, events);
+        let retries = [self.consuming.retry_at(), self.publishing.retry_at()];
+        // One that is past waits for the publishing connection, whose opening is a poll of its own.
+        let redeclare = self.consuming.up().and_then(|(_, c)| c.redeclare_at()).filter(|at| *at > now);
+        retries.into_iter().chain([publishing, consuming, redeclare]).flatten().min()
+    }
+
+    /// What was answered in this poll leaves in this poll.
+    fn write_all(&mut self, cx: &mut Context<'_>, now: Instant, memory: &mut dyn Memory, events: &mut Vec<Event>) {
+        if let Some(Err(error)) = self.publishing.up().map(|(link, _)| link.poll_write(cx, memory)) {
+            self.lose_publishing(now, &error, events);
+        }
+        if let Some(Err(error)) = self.consuming.up().map(|(link, _)| link.poll_write(cx, memory)) {
             self.lose_consuming(now, error.to_string(), memory, events);
-        }
-        let waits = [self.consuming_due(), self.publishing_due()];
-        // A connection that failed during this poll is due at its retry, not at what its link had said before.
-        waits.into_iter().chain([publishing, consuming]).flatten().min()
-    }
-
-    const fn consuming_due(&self) -> Option<Instant> {
-        match self.consuming {
-            Side::Down(at) => Some(at),
-            _ => None,
-        }
-    }
-
-    const fn publishing_due(&self) -> Option<Instant> {
-        match self.publishing {
-            Side::Down(at) => Some(at),
-            _ => None,
         }
     }
 
@@ -260,7 +261,7 @@ impl Session {
             None => {}
             Some(Ok(opened)) => {
                 self.retry_publishing.works(now);
-                self.publishing = Side::Up(Box::new((opened.link, Publisher::default())));
+                self.opened_publishing(opened);
             }
             Some(Err(OpenError::Refused(why))) => self.stop(why, events),
             Some(Err(error)) => {
@@ -287,40 +288,65 @@ impl Session {
         }
     }
 
-    fn opened_consuming(&mut self, opened: Opened) {
+    /// Whatever is remembered is declared again: what happened in the meantime is not known.
+    fn opened_publishing(&mut self, opened: Opened) {
         let Opened { mut link, version } = opened;
-        let topology = Topology::new(version, self.config.compatibility.clone());
-        // Its epoch begins with the event that says so; nothing is delivered before.
-        let mut consumer = Consumer::new(self.epoch + 1, version, topology, self.wanted.clone());
+        let mut topology = Topology::new(version, self.config.compatibility.clone());
         for remembered in &mut self.declares {
             let answer = std::mem::take(&mut remembered.owed);
-            consumer.topology.add(Job::Declare { spec: remembered.spec.clone(), answer }, &mut link.out);
+            topology.add(Job::Declare { spec: remembered.spec.clone(), answer }, &mut link.out);
         }
-        let spec = self.declares.iter().map(|d| &d.spec);
-        consumer.set_timeout(self.wanted.as_ref().and_then(|w| spec.into_iter().find(|s| s.queue == w.queue)));
-        self.consuming = Side::Up(Box::new((link, consumer)));
+        self.publishing = Side::Up(Box::new((link, Publisher::new(topology))));
     }
 
-    /// Begins a session once everything is ready.
-    fn begin(&mut self, events: &mut Vec<Event>) {
-        if self.connected || !self.publishing.is_up() {
+    fn opened_consuming(&mut self, opened: Opened) {
+        // The epoch begins with the event that says so; nothing is delivered before.
+        let mut consumer = Consumer::new(self.epoch + 1, opened.version, self.wanted.clone());
+        consumer.set_timeout(self.wanted_spec());
+        self.consuming = Side::Up(Box::new((opened.link, consumer)));
+    }
+
+    /// What the queue that is to be consumed was declared as.
+    fn wanted_spec(&self) -> Option<&Spec> {
+        let wanted = self.wanted.as_ref()?;
+        self.declares.iter().map(|d| &d.spec).find(|spec| spec.queue == wanted.queue)
+    }
+
+    /// Once everything is declared: begins a session, or lets a consumer whose queue was taken away start again.
+    fn after_declaring(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let Some((publishing, publisher)) = self.publishing.up() else {
             return;
-        }
+        };
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.queue.as_str());
         let Some((link, consumer)) = self.consuming.up() else {
             return;
         };
-        if consumer.topology.is_idle() {
-            consumer.allow_start(&mut link.out);
+        if consumer.redeclare_at().is_some_and(|at| at <= now) {
+            consumer.redeclaring();
+            let spec = self.declares.iter().map(|d| &d.spec).find(|spec| Some(spec.queue.as_str()) == wanted);
+            if let Some(spec) = spec {
+                let job = Job::Declare { spec: spec.clone(), answer: false };
+                publisher.topology.add(job, &mut publishing.out);
+            }
         }
-        if consumer.is_settled() && consumer.topology.is_idle() {
-            self.epoch += 1;
-            self.connected = true;
-            self.retry_consuming.works(Instant::now());
-            events.push(Event::Connected { epoch: self.epoch });
+        if publisher.topology.is_idle() {
+            consumer.redeclared(&mut link.out);
+            if !self.connected {
+                consumer.allow_begin(&mut link.out, events);
+            }
         }
     }
 
-    fn poll_publishing(
+    /// Takes note of a session that has begun.
+    fn note_begun(&mut self, now: Instant) {
+        if !self.connected && self.consuming.up().is_some_and(|(_, consumer)| consumer.has_begun()) {
+            self.epoch += 1;
+            self.connected = true;
+            self.retry_consuming.works(now);
+        }
+    }
+
+    fn read_publishing(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
@@ -328,11 +354,7 @@ impl Session {
         events: &mut Vec<Event>,
     ) -> Option<Instant> {
         let (link, publisher) = self.publishing.up()?;
-        let polled = link
-            .read(cx, publisher, memory, events)
-            .and_then(|()| link.tick(now, false))
-            .and_then(|due| link.poll_write(cx, memory).map(|()| due));
-        match polled {
+        match link.read(cx, publisher, memory, events).and_then(|()| link.tick(now, false)) {
             Ok(due) => due,
             Err(error) => {
                 self.lose_publishing(now, &error, events);
@@ -341,25 +363,19 @@ impl Session {
         }
     }
 
-    fn poll_consuming(
+    fn read_consuming(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
         memory: &mut dyn Memory,
         events: &mut Vec<Event>,
     ) -> Option<Instant> {
-        let wanted = self.wanted.as_ref().map(|wanted| wanted.queue.as_str());
-        let spec = self.declares.iter().map(|d| &d.spec).find(|spec| Some(spec.queue.as_str()) == wanted);
         let (link, consumer) = self.consuming.up()?;
         consumer.resume(memory, &mut link.out, events);
-        let retry = consumer.tick(now, spec, &mut link.out);
-        let polled = link.read(cx, consumer, memory, events).and_then(|()| {
-            use super::link::Frames as _;
-            link.tick(now, consumer.paused())
-        });
-        match polled {
-            Ok(due) => due.into_iter().chain(retry).min(),
+        match link.read(cx, consumer, memory, events).and_then(|()| link.tick(now, consumer.paused())) {
+            Ok(due) => due,
             Err(error) => {
+                self.note_begun(now);
                 self.lose_consuming(now, error.to_string(), memory, events);
                 None
             }
@@ -376,7 +392,8 @@ impl Session {
         if refused.is_some() {
             self.message_limit = refused;
         }
-        up.1.end(refused, events);
+        let topology = up.1.end(refused, events);
+        self.unfinished(topology, &error.to_string(), events);
     }
 
     /// Ends the session: the publishing connection with it, so that no publish is open when the loss is said.
@@ -386,12 +403,22 @@ impl Session {
             return;
         };
         tracing::warn!(error = %why, "lost the consuming connection");
-        if let Side::Up(up) = std::mem::replace(&mut self.publishing, Side::Down(again)) {
-            up.1.end(None, events);
+        if self.publishing.is_up()
+            && let Side::Up(up) = std::mem::replace(&mut self.publishing, Side::Down(again))
+        {
+            let topology = up.1.end(None, events);
+            self.unfinished(topology, &why, events);
         }
-        for job in up.1.end(memory, events).into_unfinished() {
+        up.1.end(memory, events);
+        let epoch = if std::mem::take(&mut self.connected) { self.epoch } else { 0 };
+        events.push(Event::Lost { epoch, why });
+    }
+
+    /// What was to be declared is, on the next connection; what was asked is answered.
+    fn unfinished(&mut self, topology: Topology, why: &str, events: &mut Vec<Event>) {
+        for job in topology.into_unfinished() {
             match job {
-                Job::Depth { queue } => events.push(Event::DeclareFailed { queue, why: why.clone() }),
+                Job::Depth { queue } => events.push(Event::DeclareFailed { queue, why: why.to_owned() }),
                 Job::Declare { spec, answer } => {
                     if let Some(remembered) = self.declares.iter_mut().find(|d| d.spec.queue == spec.queue) {
                         remembered.owed |= answer;
@@ -399,8 +426,6 @@ impl Session {
                 }
             }
         }
-        let epoch = if std::mem::take(&mut self.connected) { self.epoch } else { 0 };
-        events.push(Event::Lost { epoch, why });
     }
 
     /// Nothing will ever be connected.
