@@ -257,3 +257,26 @@ def test_async_calls_wait_for_room_side_by_side(worker):
     w.ring()
     found = [one for one in w.finish(*calls) if one.kind == 1]
     assert sorted(one.document[0] for one in found) == [str(n) for n in range(9)]
+
+
+def test_calls_that_arrive_while_an_array_waits_for_room_are_started(worker):
+    w = worker(
+        """
+        import asya, asyncio
+        event = asyncio.Event()
+        async def handle(p):
+            if p == "second":
+                event.set()
+                return p
+            asya.empty(100_000)
+            await event.wait()
+            return p
+        """,
+        env={"ASYA_CONCURRENCY": "2"},
+    )
+    w.auto_grant = False
+    first = w.call("first", room=0)
+    w.until(lambda found: bool(w.waiting))
+    second = w.call("second", ring=False)
+    w.grant(first, w.waiting[0].wanted)
+    assert {one.document for one in w.finish(first, second)} == {"first", "second"}

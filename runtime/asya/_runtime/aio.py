@@ -33,7 +33,8 @@ class Loop:
         self._handler = handler
         self._library = library
         self._reporter = reporter
-        self._loop = asyncio.new_event_loop()
+        # Before 3.10, locks and events that the handler's module made at import are bound to the default loop.
+        self._loop = asyncio.get_event_loop() if sys.version_info < (3, 10) else asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._desk: Any = None
         self._channel: Any = None
@@ -101,7 +102,7 @@ class Loop:
                     break
                 self._alone = True
             pending.popleft()
-            call = Call(channel, sync.wait_for_room).begin(entry)
+            call = Call(channel, self._block_for_room).begin(entry)
             if self._handler.batch:
                 self._batch.append(call)
                 if entry[2] & MORE:
@@ -169,7 +170,7 @@ class Loop:
         for entry in list(self._channel.pending):
             if entry[4] == number:
                 self._channel.pending.remove(entry)
-                call = Call(self._channel, sync.wait_for_room).begin(entry)
+                call = Call(self._channel, self._block_for_room).begin(entry)
                 self._desk.fail(call, self._desk.failure(asyncio.CancelledError("cancelled before it started")), 0)
                 self._ring_later()
 
@@ -320,6 +321,13 @@ class Loop:
             desk.done(call, elapsed)
 
     # Room
+
+    def _block_for_room(self, call: Call, needs: int) -> None:
+        """For `asya.empty`, which cannot await. What is heard meanwhile is started afterwards."""
+        try:
+            sync.wait_for_room(call, needs)
+        finally:
+            self._loop.call_soon(self._start)
 
     async def _write(self, call: Call, document: bytes) -> Any:
         result = self._desk.ready(call, document)
