@@ -152,7 +152,8 @@ pub enum Op<'a> {
         window: u32,
     },
     /// Stop consuming. Answered by [`Event::Canceled`], after which no delivery arrives until the next `Consume`.
-    /// What is held stays held.
+    /// What is held stays held. The answer does not wait for room: what is on its way and finds none is given back by
+    /// the transport, since a caller that drains hands back, and so makes room, only after the answer.
     Cancel,
     /// Publish one message. Answered by exactly one [`Event::Published`].
     Publish(Publish<'a>),

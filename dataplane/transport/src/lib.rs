@@ -12,6 +12,8 @@ pub mod amqp;
 pub mod api;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 

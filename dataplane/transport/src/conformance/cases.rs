@@ -46,6 +46,7 @@ macro_rules! conformance_list {
             flow: cancel_stops_deliveries_and_keeps_what_is_held,
             flow: canceled_deliveries_can_be_handed_back,
             flow: consuming_can_begin_again_after_cancel,
+            flow: cancel_is_answered_without_room,
             flow: no_room_stops_reading_and_loses_nothing,
             flow: no_room_does_not_stop_publishing,
             flow: oversize_is_told_and_can_be_rejected,

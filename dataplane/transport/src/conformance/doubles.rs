@@ -81,6 +81,8 @@ faults! {
     CancelGivesBack,
     /// A cancel is for ever.
     CancelIsForEver,
+    /// A cancel is answered only once there was room for what was on its way.
+    CancelWaitsForRoom,
     /// What there is no room for is skipped.
     NoRoomDrops,
     /// What there is no room for holds up everything else.

@@ -241,7 +241,8 @@ impl<'h, H: Harness> Script<'h, H> {
         self.look_on(self.harness.quiet())
     }
 
-    fn look_on(&mut self, time: Duration) -> Result<(), Failure> {
+    /// Watches for `time`, whatever happens: for conditions that no event announces, asked again in between.
+    pub fn look_on(&mut self, time: Duration) -> Result<(), Failure> {
         let end = self.harness.now() + time;
         loop {
             let now = self.harness.now();

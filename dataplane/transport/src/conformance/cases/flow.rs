@@ -126,6 +126,29 @@ pub(super) fn consuming_can_begin_again_after_cancel<H: Harness>(harness: &mut H
     s.finish()
 }
 
+/// A drain cancels first and hands back after the answer; were the answer to wait for room, and room for what is
+/// handed back, neither would come.
+pub(super) fn cancel_is_answered_without_room<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
+    const LEN: usize = 100_000;
+    let mut s = Script::new(harness);
+    let (consumer, publisher, queue) = s.pair(6)?;
+    s.clients[consumer].memory.set_budget(2 * LEN as u64);
+    let messages: Vec<_> = (0..6).map(|seed| Message::of(seed, LEN)).collect();
+    s.publish_confirmed(publisher, &queue, &messages)?;
+    s.hold(consumer, 2)?;
+    s.quiet()?;
+    cancel(&mut s, consumer)?;
+    let other = s.client()?;
+    s.consume(other, &queue, 10);
+    s.hold(other, 4)?;
+    ensure!(s.ledger(consumer).held.len() == 2, "what was held did not stay held");
+    s.settle_all(consumer, Settlement::Requeue)?;
+    s.hold(other, 6)?;
+    let came = s.settle_all(other, Settlement::Ack)?;
+    ensure_same_messages(&came, &messages)?;
+    s.finish()
+}
+
 pub(super) fn no_room_stops_reading_and_loses_nothing<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
     const LEN: usize = 100_000;
     let mut s = Script::new(harness);

@@ -1,8 +1,10 @@
 //! A queue that was asked for is there, with its dead-letter queue, and its depth is true.
 
+use std::time::Duration;
+
 use crate::conformance::script::{Message, dead_letter, ensure_same_messages};
 use crate::conformance::{Failure, Harness, Script, Verdict, ensure};
-use crate::{Op, Transport};
+use crate::{Op, Outcome, Transport};
 
 pub(super) fn a_declared_queue_is_there<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
     let mut s = Script::new(harness);
@@ -83,7 +85,11 @@ pub(super) fn a_deleted_queue_is_declared_and_consumed_again<H: Harness>(h: &mut
     let message = Message::small(2);
     s.wait("the queue to be declared again", |s| {
         let token = s.publish(publisher, &queue, &message);
-        Ok(s.outcome(publisher, token)? == crate::Outcome::Confirmed)
+        let confirmed = s.outcome(publisher, token)? == Outcome::Confirmed;
+        if !confirmed {
+            s.look_on(Duration::from_millis(20))?;
+        }
+        Ok(confirmed)
     })?;
     let came = s.drain(consumer, 1)?;
     ensure_same_messages(&came, &[message])?;

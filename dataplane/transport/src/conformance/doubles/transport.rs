@@ -259,7 +259,8 @@ impl Transport for Reference {
         } else if self.connected {
             self.take_deliveries(memory);
             let stalled = self.world.borrow().connections.get(&self.id).is_some_and(|c| !c.deliveries.is_empty());
-            if !(stalled && self.has(Fault::NoRoomStallsAnswers)) {
+            let waits = self.has(Fault::NoRoomStallsAnswers) || self.has(Fault::CancelWaitsForRoom);
+            if !(stalled && waits) {
                 self.take_answers();
             }
         }

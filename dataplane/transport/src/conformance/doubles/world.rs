@@ -207,12 +207,16 @@ impl World {
     fn cancel(&mut self, client: u32) {
         let deaf = self.has(Fault::DeliversAfterCancel);
         let give_back = self.has(Fault::CancelGivesBack);
+        let wait = self.has(Fault::CancelWaitsForRoom);
         let Some(connection) = self.connections.get_mut(&client) else { return };
         connection.canceled = true;
         if !deaf {
             connection.consume = None;
         }
         // What is on its way goes back, so that nothing follows the answer.
+        if wait {
+            return;
+        }
         let on_the_way: Vec<u64> = connection.deliveries.drain(..).map(|(number, _)| number).collect();
         let back = if give_back { connection.held.keys().copied().collect() } else { on_the_way };
         for number in back {
