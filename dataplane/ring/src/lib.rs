@@ -27,6 +27,7 @@
 mod arena;
 mod bell;
 mod cells;
+mod completion;
 mod gather;
 mod ledger;
 mod link;
@@ -38,8 +39,9 @@ pub mod wire;
 
 pub use arena::{Arena, ArenaConfig, NotAllocated};
 pub use bell::Bell;
+pub use completion::{Completion, Last, Parts, ResultEntry, Violation};
 pub use gather::{MAX_PIECES, Piece, Raw, write_gathered};
-pub use ledger::{CallLimits, Completion, Last, Parts, PushError, ResultEntry, Violation};
+pub use ledger::{CallLimits, PushError};
 pub use link::{Geometry, Link, PollError};
 pub use region::{InputRegion, OutOfRange, OutputRegion};
 pub use wire::{Call, Extent, Part, PartRegion, Submission};

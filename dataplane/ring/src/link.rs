@@ -8,7 +8,8 @@ use std::io;
 
 use crate::bell::Bell;
 use crate::cells::Cells;
-use crate::ledger::{CallLimits, Completion, Ledger, PushError, Violation};
+use crate::completion::{Completion, Violation};
+use crate::ledger::{CallLimits, Ledger, PushError};
 use crate::wire::{RawCompletion, Submission};
 
 #[cfg(not(loom))]

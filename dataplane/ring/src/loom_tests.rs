@@ -10,7 +10,8 @@ use loom::thread;
 
 use crate::bell::Bell;
 use crate::cells::Cells;
-use crate::ledger::{CallLimits, Completion, Ledger};
+use crate::completion::Completion;
+use crate::ledger::{CallLimits, Ledger};
 use crate::link::Link;
 use crate::peer::Peer;
 use crate::wire::{Call, Extent, RawCompletion, Submission, completion_flag, completion_kind};

@@ -1,6 +1,6 @@
 //! The worker's end of the rings, for tests, benchmarks and stress: in production this end is Python's.
 //!
-//! Takes what a [`Link`](crate::Link) pushed; posts whatever it is told to, true or not. It trusts the sidecar and
+//! Takes what a `Link` pushed; posts whatever it is told to, true or not. It trusts the sidecar and
 //! checks only what keeps it memory-safe.
 
 use std::io;

@@ -13,8 +13,9 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::completion::{Parts, ResultEntry, Violation};
 use crate::gather::Raw;
-use crate::ledger::{CallLimits, Parts, ResultEntry, Violation};
+use crate::ledger::CallLimits;
 use crate::mapping::Mapping;
 use crate::wire::{ENTRY_BYTES, Extent, MAX_PARTS, PART_BYTES, Part, PartRegion};
 use crate::{Arena, PAGE};
@@ -57,6 +58,7 @@ impl InputRegion {
     /// A region with `rings` submission rings (the most workers that are attached together) for the given limits, and
     /// `slot_bytes` of slots, rounded up to whole pages.
     pub fn create(rings: u32, limits: CallLimits, slot_bytes: u64) -> io::Result<Self> {
+        check(limits)?;
         let ring_bytes = (u64::from(limits.submit_entries()) * ENTRY_BYTES).next_multiple_of(PAGE);
         let start = ring_bytes * u64::from(rings);
         let slots = Extent { offset: start, len: whole_pages(slot_bytes)? };
@@ -193,6 +195,7 @@ impl OutputRegion {
     /// A region for a worker with the given limits and `room_bytes` for results, rounded up to whole pages. It costs
     /// memory only where it is touched: make it several times as large as the budget of its arena.
     pub fn create(limits: CallLimits, room_bytes: u64) -> io::Result<Self> {
+        check(limits)?;
         let start = (u64::from(limits.complete_entries()) * ENTRY_BYTES).next_multiple_of(PAGE);
         let rooms = Extent { offset: start, len: whole_pages(room_bytes)? };
         let len = rooms.end().ok_or(io::ErrorKind::InvalidInput)?;
@@ -312,6 +315,10 @@ impl OutputRegion {
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
+}
+
+fn check(limits: CallLimits) -> io::Result<()> {
+    if limits.is_valid() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "limits out of range")) }
 }
 
 fn whole_pages(bytes: u64) -> io::Result<u64> {

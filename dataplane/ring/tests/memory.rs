@@ -80,6 +80,8 @@ fn each_ring_has_one_link_at_a_time() {
     let offset = first.geometry().submit_offset;
     drop(first);
     assert_eq!(Link::new(&input, &output).expect("free again").geometry().submit_offset, offset);
+    assert!(InputRegion::create(1, CallLimits { max_calls: 0, ..LIMITS }, 4096).is_err());
+    assert!(OutputRegion::create(CallLimits { max_pinned: (1 << 20) + 1, ..LIMITS }, 4096).is_err());
     let other = OutputRegion::create(CallLimits { max_calls: 64, ..LIMITS }, 4096).expect("output");
     drop(second);
     assert!(Link::new(&input, &other).is_err(), "made for other limits");

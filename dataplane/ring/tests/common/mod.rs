@@ -123,7 +123,7 @@ impl Sidecar {
         let context = Extent { offset: slot.offset, len: 8 };
         let payload = Extent { offset: slot.offset + 8, len };
         fill(self.input.slice_mut(payload).expect("payload"), seed);
-        let crc = crc32(self.input.slice(payload).expect("payload"));
+        let crc = crc32fast::hash(self.input.slice(payload).expect("payload"));
         let words = self.input.slice_mut(context).expect("context");
         words[..4].copy_from_slice(&crc.to_le_bytes());
         words[4..].copy_from_slice(&(mode as u32).to_le_bytes());
@@ -404,36 +404,4 @@ fn fill(bytes: &mut [u8], seed: u64) {
         let word = random.next().to_le_bytes();
         chunk.copy_from_slice(&word[..chunk.len()]);
     }
-}
-
-/// CRC-32 (IEEE) by slices of eight bytes, the one that Python's `zlib` computes.
-fn crc32(bytes: &[u8]) -> u32 {
-    static TABLES: std::sync::OnceLock<[[u32; 256]; 8]> = std::sync::OnceLock::new();
-    let tables = TABLES.get_or_init(|| {
-        let mut tables = [[0_u32; 256]; 8];
-        for i in 0..256 {
-            let mut crc = i as u32;
-            for _ in 0..8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-            }
-            tables[0][i] = crc;
-        }
-        for slice in 1..8 {
-            for i in 0..256 {
-                let before = tables[slice - 1][i];
-                tables[slice][i] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-            }
-        }
-        tables
-    });
-    let mut crc = !0_u32;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let value = u64::from_le_bytes(*word) ^ u64::from(crc);
-        crc = (0..8).fold(0, |crc, i| crc ^ tables[7 - i][(value >> (8 * i) & 0xff) as usize]);
-    }
-    for &byte in rest {
-        crc = crc >> 8 ^ tables[0][((crc ^ u32::from(byte)) & 0xff) as usize];
-    }
-    !crc
 }
