@@ -94,7 +94,7 @@ pub async fn unsettled(target: &Target) -> Vec<(String, u64)> {
 /// Deletes a queue of this command's own.
 pub async fn drop_queue(target: &Target, queue: &str) -> Result<(), Error> {
     match &target.broker {
-        BrokerAt::Embedded(socket) => hosted::drop_queue(socket, queue).await,
+        BrokerAt::Embedded(socket) => hosted::drop_queue(socket, queue),
         BrokerAt::RabbitMq(url) => {
             let failed = |why: String| Error::Queue { queue: queue.to_owned(), why };
             let config = RabbitMqConfig::from_url(url).map_err(|why| Error::Usage(why.to_string()))?;

@@ -4,52 +4,112 @@
 //! On failure: what to start first.
 
 use crate::args::{Queues, Status};
-use crate::broker;
-use crate::client::{Client, Depth};
+use crate::broker::{self, Target};
 use crate::error::Error;
-use crate::home::Home;
+use crate::home::{BrokerAt, Home};
+use crate::hosted;
 use crate::run::Counts;
 use crate::scrape::{self, show_seconds};
 use crate::table::Table;
-use asya_envelope::names::{SINK, SUMP, dead_letter, queue_name};
+use asya_envelope::names::{DEAD_LETTER_SUFFIX, SINK, SUMP, dead_letter, queue_name};
+use std::path::Path;
+
+/// One line of the table.
+struct Row {
+    /// What the queue belongs to, where that can be told.
+    actor: Option<String>,
+    queue: String,
+    ready: Option<u64>,
+    unsettled: Option<u64>,
+    delayed: Option<u64>,
+    dead: Option<u64>,
+}
 
 /// Prints a line for each queue.
 pub async fn queues(args: &Queues) -> Result<(), Error> {
     let target = broker::target(&args.place)?;
-    let mut client = broker::connect(&target).await?;
-    let mut actors = target.actors.clone();
-    actors.extend(args.actors.iter().cloned());
-    actors.extend([SINK, SUMP].map(str::to_owned));
-    let mut seen = Vec::new();
-    let mut table = Table::new(["QUEUE", "READY", "UNSETTLED", "DEAD"]);
-    let mut rows = Vec::new();
-    for actor in actors {
-        let queue = queue_name(&target.namespace, &actor).map_err(|e| Error::Usage(e.to_string()))?;
-        if seen.contains(&queue) {
-            continue;
-        }
-        let depth = client.depth(&queue).await?;
-        let dead = ready(&mut client, &dead_letter(&queue)).await?;
-        table.row([queue.clone(), number(depth.map(|d| d.ready)), number(unsettled(depth)), number(dead)]);
-        rows.push(serde_json::json!({
-            "actor": actor, "queue": queue, "ready": depth.map(|d| d.ready), "unsettled": unsettled(depth), "dead": dead,
-        }));
-        seen.push(queue);
-    }
+    let rows = match &target.broker {
+        BrokerAt::Embedded(socket) => all_of(socket, &target, &args.actors)?,
+        BrokerAt::RabbitMq(_) => asked_for(&target, &args.actors).await?,
+    };
     if args.json {
+        let rows: Vec<serde_json::Value> = rows
+            .into_iter()
+            .map(|r| {
+                serde_json::json!({
+                    "actor": r.actor, "queue": r.queue, "ready": r.ready, "unsettled": r.unsettled,
+                    "delayed": r.delayed, "dead": r.dead,
+                })
+            })
+            .collect();
         println!("{}", serde_json::Value::from(rows));
-    } else {
-        print!("{table}");
+        return Ok(());
     }
+    let mut table = Table::new(["QUEUE", "READY", "UNSETTLED", "DELAYED", "DEAD"]);
+    for row in rows {
+        table.row([row.queue, number(row.ready), number(row.unsettled), number(row.delayed), number(row.dead)]);
+    }
+    print!("{table}");
     Ok(())
 }
 
-async fn ready(client: &mut Client, queue: &str) -> Result<Option<u64>, Error> {
-    Ok(client.depth(queue).await?.map(|depth| depth.ready))
+/// The actors that are known or named, and both sinks, each queue once.
+fn known(target: &Target, asked: &[String]) -> Result<Vec<(String, String)>, Error> {
+    let mut names = Vec::new();
+    for actor in target.actors.iter().chain(asked).map(String::as_str).chain([SINK, SUMP]) {
+        let queue = queue_name(&target.namespace, actor).map_err(|e| Error::Usage(e.to_string()))?;
+        if !names.iter().any(|(_, known)| *known == queue) {
+            names.push((actor.to_owned(), queue));
+        }
+    }
+    Ok(names)
 }
 
-fn unsettled(depth: Option<Depth>) -> Option<u64> {
-    depth.and_then(|d| d.unsettled)
+/// The embedded broker tells all of its queues.
+fn all_of(socket: &Path, target: &Target, asked: &[String]) -> Result<Vec<Row>, Error> {
+    let mut infos = hosted::queues(socket)?;
+    let mut rows = Vec::new();
+    for (actor, queue) in known(target, asked)? {
+        let info = infos.iter().position(|info| info.name == queue).map(|at| infos.remove(at));
+        rows.push((Some(actor), queue, info));
+    }
+    let dead: Vec<(String, u64)> = infos
+        .iter()
+        .filter(|info| info.name.ends_with(DEAD_LETTER_SUFFIX))
+        .map(|info| (info.name.clone(), info.ready))
+        .collect();
+    let others = infos.into_iter().filter(|info| !info.name.ends_with(DEAD_LETTER_SUFFIX));
+    rows.extend(others.map(|info| (None, info.name.clone(), Some(info))));
+    Ok(rows
+        .into_iter()
+        .map(|(actor, queue, info)| Row {
+            actor,
+            ready: info.as_ref().map(|i| i.ready),
+            unsettled: info.as_ref().map(|i| i.held),
+            delayed: info.as_ref().map(|i| i.delayed),
+            dead: dead.iter().find(|(name, _)| *name == dead_letter(&queue)).map(|(_, ready)| *ready),
+            queue,
+        })
+        .collect())
+}
+
+/// RabbitMQ is asked for each queue by its name: listing them would need its management plug-in.
+async fn asked_for(target: &Target, asked: &[String]) -> Result<Vec<Row>, Error> {
+    let mut client = broker::connect(target).await?;
+    let mut rows = Vec::new();
+    for (actor, queue) in known(target, asked)? {
+        let depth = client.depth(&queue).await?;
+        let dead = client.depth(&dead_letter(&queue)).await?;
+        rows.push(Row {
+            actor: Some(actor),
+            queue,
+            ready: depth.map(|d| d.ready),
+            unsettled: depth.and_then(|d| d.unsettled),
+            delayed: None,
+            dead: dead.map(|d| d.ready),
+        });
+    }
+    Ok(rows)
 }
 
 /// A queue that is not there has no number.

@@ -6,7 +6,6 @@
 mod child;
 mod plan;
 mod progress;
-mod retention;
 mod watch;
 
 use crate::args;
@@ -90,6 +89,10 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     let mut client = broker::connect(&target).await?;
     let queues: Vec<&str> = plans.iter().map(|p| p.queue.as_str()).collect();
     let sinks = broker::declare(&mut client, &target.namespace, &queues).await?;
+    // Of somebody else's broker it is not for this command to say what it keeps.
+    if let Some(hosted) = &hosted {
+        hosted.keep(&sinks, args.keep)?;
+    }
     home.write_record(&Record {
         pid: std::process::id(),
         namespace: target.namespace.clone(),
@@ -116,11 +119,6 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
         actors: plans.iter().map(|p| (p.name.clone(), p.queue.clone(), p.metrics.clone())).collect(),
         client,
         until_idle: args.until_idle,
-        trim: match &at {
-            BrokerAt::Embedded(_) => Some(retention::Trim::new(target.clone(), sinks, args.keep)),
-            // Somebody else's broker: what it keeps is theirs to say.
-            BrokerAt::RabbitMq(_) => None,
-        },
     };
     let outcome = Running { screen, specs }.until_stopped(watching, &target).await;
     if let Some(hosted) = hosted {

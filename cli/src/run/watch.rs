@@ -4,7 +4,6 @@
 //! broker and on metrics pages, both bounded. On failure: what did not answer is unknown until the next look.
 
 use super::progress::{Counts, Look, Shown};
-use super::retention::Trim;
 use crate::client::Client;
 use crate::error::Error;
 use crate::scrape;
@@ -27,8 +26,6 @@ pub struct Watch {
     pub client: Client,
     /// Whether to end when everything is idle.
     pub until_idle: bool,
-    /// Keeps the sinks bounded.
-    pub trim: Option<Trim>,
 }
 
 impl Watch {
@@ -52,9 +49,6 @@ impl Watch {
             idle = if all_idle { idle + 1 } else { 0 };
             if self.until_idle && idle >= IDLE_LOOKS {
                 return Ok(());
-            }
-            if let Some(trim) = &mut self.trim {
-                trim.turn(&mut self.client).await?;
             }
         }
     }
