@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::conformance::script::{Message, dead_letter, ensure_same_messages};
+use crate::conformance::script::{Message, WATCHDOG, dead_letter, ensure_same_messages};
 use crate::conformance::{Failure, Harness, Script, Verdict, ensure};
 use crate::{Op, Outcome, Transport};
 
@@ -83,14 +83,15 @@ pub(super) fn a_deleted_queue_is_declared_and_consumed_again<H: Harness>(h: &mut
     s.wait("the consumer to be told", |s| Ok(s.ledger(consumer).cancels_unasked == 1))?;
     // Both come back by themselves; until then the queue is not there and a publish says so.
     let message = Message::small(2);
-    s.wait("the queue to be declared again", |s| {
+    let deadline = s.harness.now() + WATCHDOG;
+    loop {
         let token = s.publish(publisher, &queue, &message);
-        let confirmed = s.outcome(publisher, token)? == Outcome::Confirmed;
-        if !confirmed {
-            s.look_on(Duration::from_millis(20))?;
+        if s.outcome(publisher, token)? == Outcome::Confirmed {
+            break;
         }
-        Ok(confirmed)
-    })?;
+        ensure!(s.harness.now() < deadline, "the queue was not declared again");
+        s.look_on(Duration::from_millis(20))?;
+    }
     let came = s.drain(consumer, 1)?;
     ensure_same_messages(&came, &[message])?;
     s.finish()
