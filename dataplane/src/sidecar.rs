@@ -12,6 +12,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use asya_envelope::names;
+use asya_transport::embedded::EmbeddedTransport;
+use asya_transport::rabbitmq::RabbitMq;
 use asya_transport::{Op, QueueSpec, Transport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Sleep, sleep_until};
@@ -90,12 +92,8 @@ fn run(config: &Config) -> Result<(), Fatal> {
         .map_err(|error| Fatal::System { what: "start the reactor".into(), error })?;
     runtime.block_on(async {
         match &config.broker {
-            Broker::RabbitMq(broker) => {
-                serve(config, asya_transport::rabbitmq::RabbitMq::new((**broker).clone())).await
-            }
-            Broker::Embedded { socket } => {
-                Err(Fatal::Broker(format!("no embedded broker yet at {}", socket.display())))
-            }
+            Broker::RabbitMq(broker) => serve(config, RabbitMq::new((**broker).clone())).await,
+            Broker::Embedded { socket } => serve(config, EmbeddedTransport::new(socket)).await,
         }
     })
 }
