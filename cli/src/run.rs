@@ -87,7 +87,12 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     let names: Vec<&str> = plans.iter().map(|p| p.name.as_str()).collect();
     let target = Target { namespace, broker: at.clone(), actors: names.iter().map(|n| (*n).to_owned()).collect() };
     let mut client = broker::connect(&target).await?;
-    let queues: Vec<&str> = plans.iter().map(|p| p.queue.as_str()).collect();
+    // On RabbitMQ the sidecars declare their own queues: with arguments that follow from their settings, and that must
+    // be the same whoever declares first.
+    let queues: Vec<&str> = match &at {
+        BrokerAt::Embedded(_) => plans.iter().map(|p| p.queue.as_str()).collect(),
+        BrokerAt::RabbitMq(_) => Vec::new(),
+    };
     let sinks = broker::declare(&mut client, &target.namespace, &queues).await?;
     // Of somebody else's broker it is not for this command to say what it keeps.
     if let Some(hosted) = &hosted {
@@ -195,7 +200,7 @@ impl Running {
                 line = printed.recv() => match line {
                     Some(line) => if let Some(why) = self.print(line) {
                         outcome = Err(Error::Failed(why));
-                        stop.send_replace((*stop.borrow()).max(Stop::Sidecars));
+                        advance(&stop, Stop::Sidecars);
                     },
                     // Every process has ended and said its last words.
                     None => break,
@@ -207,19 +212,18 @@ impl Running {
                         Ok(()) => self.screen.say("every queue is empty"),
                         Err(error) => outcome = Err(error),
                     }
-                    stop.send_replace((*stop.borrow()).max(Stop::Sidecars));
+                    advance(&stop, Stop::Sidecars);
                 }
                 () = signals.next() => {
-                    let next = match *stop.borrow() {
-                        Stop::Run => Stop::Sidecars,
-                        _ => Stop::Force,
-                    };
-                    self.say_stopping(next, target, &stop).await;
-                    stop.send_replace(next);
+                    let now = *stop.borrow();
+                    let next = if now == Stop::Run { Stop::Sidecars } else { Stop::Force };
+                    self.say_stopping(now, target).await;
+                    advance(&stop, next);
                 }
                 Some(_) = sidecars.join_next() => {
-                    if sidecars.is_empty() && *stop.borrow() >= Stop::Sidecars {
-                        stop.send_replace((*stop.borrow()).max(Stop::Runtimes));
+                    let stopping = *stop.borrow() >= Stop::Sidecars;
+                    if sidecars.is_empty() && stopping {
+                        advance(&stop, Stop::Runtimes);
                     }
                 }
                 Some(_) = runtimes.join_next() => {}
@@ -244,13 +248,14 @@ impl Running {
         None
     }
 
-    async fn say_stopping(&self, next: Stop, target: &Target, stop: &channel::Sender<Stop>) {
-        match next {
-            Stop::Sidecars => {
+    /// Says what an interrupt does now.
+    async fn say_stopping(&self, now: Stop, target: &Target) {
+        match now {
+            Stop::Run => {
                 self.screen
                     .say("stopping: running calls finish, the rest goes back to its queue (Ctrl-C again to force)");
             }
-            _ if *stop.borrow() < Stop::Force => {
+            Stop::Sidecars | Stop::Runtimes => {
                 let held = broker::unsettled(target).await;
                 let back: Vec<String> = held
                     .iter()
@@ -263,9 +268,14 @@ impl Running {
                     format!("forced: these go back to their queues and run again next time: {}", back.join(", "))
                 });
             }
-            _ => {}
+            Stop::Force => {}
         }
     }
+}
+
+/// Stopping only ever goes further.
+fn advance(stop: &channel::Sender<Stop>, to: Stop) {
+    stop.send_modify(|now| *now = (*now).max(to));
 }
 
 struct Signals {

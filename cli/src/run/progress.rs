@@ -71,6 +71,15 @@ impl Shown {
         }
     }
 
+    /// Whether something happened. What has just been started, or ends, and has done nothing is no news.
+    fn is_news_after(&self, before: Option<&Self>) -> bool {
+        let known = |shown: &Self| {
+            let count = |n: Option<u64>| n.unwrap_or(0);
+            (count(shown.ready), count(shown.active), shown.rate, shown.failed)
+        };
+        before.map_or((0, 0, 0, 0), known) != known(self)
+    }
+
     fn line(&self) -> String {
         let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
         let failed = if self.failed > 0 { format!("  failed {}", self.failed) } else { String::new() };
@@ -110,8 +119,8 @@ impl Screen {
             return;
         }
         let line = format!("{actor:<width$}  {}", shown.line(), width = self.width);
-        // An actor that has never done anything is no news.
-        let first = self.last.insert(actor.to_owned(), shown).is_none();
+        let news = shown.is_news_after(self.last.get(actor));
+        self.last.insert(actor.to_owned(), shown);
         match &mut self.bars {
             Some((multi, bars)) => {
                 let style = || ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -121,8 +130,8 @@ impl Screen {
                 bar.set_message(line);
                 bar.tick();
             }
-            None if first => {}
-            None => println!("{line}"),
+            None if news => println!("{line}"),
+            None => {}
         }
     }
 
@@ -162,6 +171,16 @@ mod tests {
         );
         let depth = Some(Depth { ready, unsettled: None });
         Look { depth, counts: Some(Counts::of(&parse(&page))) }
+    }
+
+    #[test]
+    fn what_did_nothing_is_no_news() {
+        let at = |look: &Look| Shown::between(look, look, Duration::from_secs(1));
+        let unknown = at(&Look::default());
+        assert!(!unknown.is_news_after(None));
+        let busy = at(&look(5, 2));
+        assert!(busy.is_news_after(Some(&unknown)) && !busy.is_news_after(Some(&busy)));
+        assert!(unknown.is_news_after(Some(&busy)));
     }
 
     #[test]

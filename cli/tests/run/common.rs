@@ -1,5 +1,6 @@
 //! An `asya run` for a test: in a folder of its own, ended with the test however that ends.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ pub const ASYA: &str = env!("CARGO_BIN_EXE_asya");
 pub struct Place {
     pub folder: tempfile::TempDir,
     /// More arguments of every command that talks to a broker.
-    pub broker: Vec<String>,
+    pub broker: RefCell<Vec<String>>,
 }
 
 impl Place {
@@ -25,7 +26,7 @@ impl Place {
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        Self { folder, broker: Vec::new() }
+        Self { folder, broker: RefCell::default() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -39,7 +40,7 @@ impl Place {
             // Its own way to tie a program to its parent: it dies with this test.
             .args(["exec", &std::process::id().to_string(), ASYA, "run"])
             .args(args)
-            .args(&self.broker)
+            .args(self.broker.borrow().iter())
             .current_dir(self.folder.path())
             .env_remove("VIRTUAL_ENV")
             .stdin(Stdio::null())
@@ -52,7 +53,8 @@ impl Place {
 
     /// Runs a command to its end.
     pub fn asya(&self, args: &[&str]) -> Output {
-        let broker: &[String] = if args.first() == Some(&"status") { &[] } else { &self.broker };
+        // It asks nothing but the sidecars.
+        let broker = if args.first() == Some(&"status") { Vec::new() } else { self.broker.borrow().clone() };
         Command::new(ASYA).args(args).args(broker).current_dir(self.folder.path()).output().unwrap()
     }
 

@@ -1,11 +1,6 @@
-//! `asya run` and the commands beside it, with real processes on the embedded broker.
+//! On the embedded broker.
 
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod common;
-
-use common::{Place, examples, lives, text};
+use crate::common::{Place, examples, lives, text};
 use rustix::process::Signal;
 
 const MANIFEST: &str =
