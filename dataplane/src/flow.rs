@@ -489,16 +489,26 @@ pub struct Delivery {
     pub slot: Slot,
     /// Length of the body in bytes.
     pub len: u64,
-    /// How the body is encoded.
-    pub content_type: ContentType,
     /// Members not yet finished.
     pub open: u32,
     /// All its members, open or not.
     pub members: u32,
-    /// A member wants the delivery back at the broker rather than acked.
-    pub hand_back: bool,
+    /// What becomes of it after its last member: what the neediest of them asks for ([`Delivery::need`]).
+    pub how: Settlement,
     /// When it arrived.
     pub arrived: Time,
+}
+
+impl Delivery {
+    /// A member needs this to become of the delivery. Giving it up outweighs giving it back, which outweighs an ack:
+    /// other members may come twice, and none is lost.
+    pub fn need(&mut self, how: Settlement) {
+        self.how = match (self.how, how) {
+            (Settlement::Reject, _) | (_, Settlement::Reject) => Settlement::Reject,
+            (Settlement::Requeue, _) | (_, Settlement::Requeue) => Settlement::Requeue,
+            (Settlement::Ack, Settlement::Ack) => Settlement::Ack,
+        };
+    }
 }
 
 /// Where a message is.

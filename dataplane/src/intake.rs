@@ -1,10 +1,11 @@
 //! Intake: from a delivery to messages.
 //!
-//! Takes a delivered body, gives the messages in it, each decoded as far as its head. Never blocks. A body that cannot
+//! Takes a delivered body, gives the messages in it (one, or those of a bundle), each decoded as far as its head. Never blocks. A body that cannot
 //! be decoded becomes a [`Refusal`], which the pipeline sends to the failure sink whole.
 
 pub mod window;
 
+use asya_envelope::bundle::{self, Member};
 use asya_envelope::{DecodeError, Decoded, Encoding, Head, Payload, PayloadIn, Phase};
 use asya_transport::{ContentType, Room, Slot};
 
@@ -32,24 +33,68 @@ pub struct Intaken {
 pub enum Refusal {
     /// It is malformed.
     Malformed(DecodeError),
-    /// There is no room to rebuild its blobs; the delivery goes back.
+    /// There is no room to rebuild its blobs now: it goes back.
     NoRoom,
     /// It is larger than the configured maximum once its blobs are rebuilt.
     TooLarge,
 }
 
-/// Decodes one body.
+/// The body of one message, in a slot that may hold several.
+#[derive(Clone, Copy, Debug)]
+pub struct Portion {
+    /// The slot.
+    pub slot: Slot,
+    /// Bytes from the start of the slot.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// How it is encoded.
+    pub content_type: ContentType,
+}
+
+impl Portion {
+    /// Its bytes.
+    pub fn of(self, store: &dyn Store) -> &[u8] {
+        let end = self.offset.saturating_add(self.len) as usize;
+        store.slot(self.slot).get(self.offset as usize..end).unwrap_or_default()
+    }
+}
+
+/// The messages of a delivery: one, or those of a bundle. A bundle whose index is wrong is one message, which then
+/// cannot be decoded.
+pub fn portions(store: &dyn Store, whole: Portion) -> Vec<Portion> {
+    let bundle = match whole.content_type {
+        ContentType::Native => bundle::split(whole.of(store)),
+        ContentType::Json => None,
+    };
+    match bundle {
+        Some(Ok(members)) => members
+            .into_iter()
+            .map(|Member { offset, len, encoding }| Portion {
+                slot: whole.slot,
+                offset,
+                len,
+                content_type: match encoding {
+                    Encoding::Json => ContentType::Json,
+                    Encoding::Native => ContentType::Native,
+                },
+            })
+            .collect(),
+        Some(Err(_)) | None => vec![whole],
+    }
+}
+
+/// Decodes one message.
 pub fn decode(
     settings: &Settings,
     store: &mut dyn Store,
-    slot: Slot,
-    content_type: ContentType,
+    portion: Portion,
     lost_before: bool,
 ) -> Result<Intaken, Refusal> {
     let Decoded { head, payload } =
-        asya_envelope::decode(store.slot(slot), encoding_of(content_type)).map_err(Refusal::Malformed)?;
+        asya_envelope::decode(portion.of(store), encoding_of(portion.content_type)).map_err(Refusal::Malformed)?;
     let (payload, rebuilt) = match payload {
-        PayloadIn::InPlace(payload) => (payload, None),
+        PayloadIn::InPlace(payload) => (Payload { offset: portion.offset + payload.offset, ..payload }, None),
         PayloadIn::Inline(inline) => {
             let target = match store.reserve(inline.section_len()) {
                 Room::Granted(target) => target,
@@ -57,7 +102,7 @@ pub fn decode(
                 Room::TooLarge => return Err(Refusal::TooLarge),
             };
             // The body is copied out first: source and target are two slots of one store.
-            let body = store.slot(slot).to_vec();
+            let body = portion.of(store).to_vec();
             match inline.write_section(&body, store.slot_mut(target)) {
                 Ok(payload) => (payload, Some(target)),
                 Err(error) => {

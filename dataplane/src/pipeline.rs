@@ -22,7 +22,7 @@ use crate::flow::{
 };
 use crate::handoff::{Handoff, InTime};
 use crate::intake::window::Window;
-use crate::intake::{self, Intaken, Refusal};
+use crate::intake::{self, Intaken, Portion};
 use crate::lifecycle::{Phase, Step};
 use crate::publish::{Address, Load, Publishing, Verdict};
 use crate::route::{self, Onward};
@@ -177,49 +177,59 @@ impl Pipeline {
     fn on_delivered(&mut self, delivered: transport::Delivery, now: Now, store: &mut dyn Store, fx: &mut Effects) {
         let transport::Delivery { tag, slot, len, content_type, redelivery } = delivered;
         let lost_before = redelivery.lost.is_some_and(|lost| lost > 0);
-        let intaken = intake::decode(&self.settings, store, slot, content_type, lost_before);
-        fx.observe(Observation::Received { bytes: len, messages: 1, decode: Duration::ZERO });
-        if let Ok(intaken) = &intaken
-            && let Some(id) = self.orphans.adopt(&self.flight, &intaken.head)
-        {
-            fx.observe(Observation::Adopted);
-            fx.push(Effect::ReleaseSlot(slot));
-            if let Some(rebuilt) = intaken.rebuilt {
-                fx.push(Effect::ReleaseSlot(rebuilt));
+        let portions = intake::portions(store, Portion { slot, offset: 0, len, content_type });
+        let members = portions.len() as u32;
+        fx.observe(Observation::Received { bytes: len, messages: members, decode: Duration::ZERO });
+        let mut delivery = None;
+        for portion in portions {
+            let intaken = intake::decode(&self.settings, store, portion, lost_before);
+            if members == 1
+                && let Ok(intaken) = &intaken
+                && let Some(id) = self.orphans.adopt(&self.flight, &intaken.head)
+            {
+                fx.observe(Observation::Adopted);
+                fx.push(Effect::ReleaseSlot(slot));
+                if let Some(rebuilt) = intaken.rebuilt {
+                    fx.push(Effect::ReleaseSlot(rebuilt));
+                }
+                self.adopt(id, tag, now, fx);
+                return;
             }
-            self.adopt(id, tag, now, fx);
-            return;
+            let delivery = *delivery.get_or_insert_with(|| {
+                self.flight.deliveries.insert(Delivery {
+                    tag: Some(tag),
+                    slot,
+                    len,
+                    open: members,
+                    members,
+                    how: Settlement::Ack,
+                    arrived: now.mono,
+                })
+            });
+            match intaken {
+                Ok(intaken) => self.admit(delivery, portion, intaken, now, store, fx),
+                Err(refusal) => self.refuse(delivery, portion, refusal, now, store, fx),
+            }
         }
-        let delivery = self.flight.deliveries.insert(Delivery {
-            tag: Some(tag),
-            slot,
-            len,
-            content_type,
-            open: 1,
-            members: 1,
-            hand_back: false,
-            arrived: now.mono,
-        });
-        match intaken {
-            Ok(intaken) => self.admit(delivery, intaken, now, store, fx),
-            Err(Refusal::Malformed(error)) => self.refuse(delivery, &error, now, store, fx),
-            Err(Refusal::NoRoom) => settle::close(&mut self.flight, fx, delivery, Settlement::Requeue),
-            Err(Refusal::TooLarge) => {
-                fx.push(Effect::Report(Report::Oversize { len }));
-                fx.observe(Observation::Failed(reason::TOO_LARGE));
-                settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
-            }
+        if matches!(self.phase, Phase::Draining { .. }) {
+            self.hand_back(now, store, fx);
         }
     }
 
-    fn admit(&mut self, delivery: DeliveryId, intaken: Intaken, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+    fn admit(
+        &mut self,
+        delivery: DeliveryId,
+        portion: Portion,
+        intaken: Intaken,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
         let Intaken { head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
         let content_type = match self.settings.emit {
             crate::flow::Emit::Native => transport::ContentType::Native,
             crate::flow::Emit::Json => transport::ContentType::Json,
-            crate::flow::Emit::AsArrived => {
-                self.flight.deliveries.get(delivery).map_or(transport::ContentType::Json, |d| d.content_type)
-            }
+            crate::flow::Emit::AsArrived => portion.content_type,
         };
         let id = self.flight.messages.insert(Message {
             delivery,
@@ -241,9 +251,6 @@ impl Pipeline {
                 self.fail(id, reason::ROUTE_MISMATCH, failure::plain("asya.RouteMismatch", text), now, store, fx)
             }
             None => self.handoff.wait(id, suspect),
-        }
-        if matches!(self.phase, Phase::Draining { .. }) {
-            self.hand_back(now, store, fx);
         }
     }
 
@@ -472,7 +479,7 @@ impl Pipeline {
             let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) else { continue };
             message.state = State::Publishing;
             if delivery.members == 1 {
-                delivery.hand_back = true;
+                delivery.need(Settlement::Requeue);
                 self.finish_if_confirmed(id, now, fx);
             } else {
                 message.ending = Ending::Retried;

@@ -25,7 +25,7 @@ pub fn member_done(flight: &mut Flight, fx: &mut Effects, id: DeliveryId) {
     if delivery.open > 0 {
         return;
     }
-    let how = if delivery.hand_back { Settlement::Requeue } else { Settlement::Ack };
+    let how = delivery.how;
     close(flight, fx, id, how);
 }
 

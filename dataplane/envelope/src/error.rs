@@ -140,6 +140,9 @@ pub enum DecodeError {
     /// The checksum of a native head does not match.
     #[error("the checksum of the head does not match")]
     BadChecksum,
+    /// A bundle whose index, trailer or checksum is wrong.
+    #[error("the bundle's index does not match its bodies")]
+    BadBundle,
     /// The checksum of a native head matches, but the head does not hold together.
     #[error("the archived head is corrupt")]
     CorruptHead,
@@ -181,6 +184,7 @@ impl DecodeError {
             Self::BadMagic => "bad_magic",
             Self::UnknownVersion { .. } => "unknown_version",
             Self::BadChecksum => "bad_checksum",
+            Self::BadBundle => "bad_bundle",
             Self::CorruptHead => "corrupt_head",
             Self::UnknownValue { .. } => "unknown_value",
         }

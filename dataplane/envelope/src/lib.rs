@@ -13,6 +13,7 @@ mod native;
 mod scan;
 
 pub mod blob;
+pub mod bundle;
 pub mod ids;
 pub mod names;
 

@@ -13,6 +13,7 @@ use crate::flow::{
     DeliveryId, Effect, Effects, Ending, Message, MessageId, Now, Observation, Purpose, Report, Role, State, Store,
     reason,
 };
+use crate::intake::{Portion, Refusal};
 use crate::publish::{Address, Load};
 use crate::{route, settle};
 
@@ -98,40 +99,37 @@ impl Pipeline {
         self.publishing.send(&mut self.flight, fx, now, to, head, like, load());
     }
 
-    /// A body that is no envelope: the failure sink has it whole.
+    /// A message that cannot be taken in: the failure sink has it whole.
     pub(super) fn refuse(
         &mut self,
         delivery: DeliveryId,
-        error: &DecodeError,
+        portion: Portion,
+        refusal: Refusal,
         now: Now,
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
-        fx.observe(Observation::Failed(reason::PARSE_ERROR));
-        fx.push(Effect::Report(Report::Failed {
-            id: String::new(),
-            reason: reason::PARSE_ERROR,
-            message: error.to_string(),
-        }));
-        // The failure sink cannot send to itself: the broker's dead-letter queue takes what even it cannot read.
-        if self.settings.queue == self.settings.sump {
-            settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
+        let members = self.flight.deliveries.get(delivery).map_or(1, |d| d.members);
+        let (why, text, purpose) = match &refusal {
+            Refusal::Malformed(error) => (reason::PARSE_ERROR, error.to_string(), Purpose::Sump),
+            Refusal::TooLarge => {
+                (reason::TOO_LARGE, "larger than allowed once its blobs are bytes".into(), Purpose::Sump)
+            }
+            Refusal::NoRoom => (reason::TOO_LARGE, "no room for its blobs now".into(), Purpose::Again),
+        };
+        // The failure sink cannot send to itself, and what has no room is the broker's again: no message is made of it.
+        if members == 1 && (self.settings.queue == self.settings.sump || purpose == Purpose::Again) {
+            let how = if purpose == Purpose::Again { Settlement::Requeue } else { Settlement::Reject };
+            fx.push(Effect::Report(Report::Failed { id: String::new(), reason: why, message: text }));
+            settle::close(&mut self.flight, fx, delivery, how);
             return;
         }
-        let Some((slot, content_type, len)) =
-            self.flight.deliveries.get(delivery).map(|d| (d.slot, d.content_type, d.len))
-        else {
-            return;
-        };
-        let stamp = self.stamp.at(now.wall_ms);
-        let encoding = crate::intake::encoding_of(content_type);
-        let (head, document) =
-            asya_envelope::failure_of_unparsable(store.slot(slot), encoding, &self.settings.actor, error, stamp);
+        let Portion { slot, offset, len, content_type } = portion;
         let id = self.flight.messages.insert(Message {
             delivery,
             state: State::Publishing,
-            head: head.clone(),
-            payload: asya_envelope::Payload { offset: 0, document_len: 0, len: 0, blobs: 0 },
+            head: Head::default(),
+            payload: asya_envelope::Payload { offset, document_len: len, len, blobs: 0 },
             rebuilt: None,
             content_type,
             suspect: false,
@@ -139,15 +137,28 @@ impl Pipeline {
             children: 0,
             unconfirmed: 0,
             doomed: None,
-            ending: Ending::Error,
+            ending: if purpose == Purpose::Again { Ending::Retried } else { Ending::Error },
             arrived: now.mono,
         });
-        let to = Address { message: id, purpose: Purpose::Sump, queue: Rc::clone(&self.settings.sump) };
-        if matches!(error, DecodeError::UnknownVersion { .. }) {
-            let body = store.part(slot, 0, len);
-            self.publishing.send_untouched(&mut self.flight, fx, now, to, content_type, body);
-        } else {
-            self.publishing.send_document(&mut self.flight, fx, now, to, &head, &document);
+        let queue = if purpose == Purpose::Again { &self.settings.queue } else { &self.settings.sump };
+        let to = Address { message: id, purpose, queue: Rc::clone(queue) };
+        match refusal {
+            Refusal::Malformed(error) if !matches!(error, DecodeError::UnknownVersion { .. }) => {
+                let stamp = self.stamp.at(now.wall_ms);
+                let encoding = crate::intake::encoding_of(content_type);
+                let actor = &self.settings.actor;
+                let (head, document) =
+                    asya_envelope::failure_of_unparsable(portion.of(store), encoding, actor, &error, stamp);
+                self.publishing.send_document(&mut self.flight, fx, now, to, &head, &document);
+            }
+            _ => {
+                let body = store.part(slot, offset, len);
+                self.publishing.send_untouched(&mut self.flight, fx, now, to, content_type, body);
+            }
+        }
+        if purpose == Purpose::Sump {
+            fx.observe(Observation::Failed(why));
+            fx.push(Effect::Report(Report::Failed { id: String::new(), reason: why, message: text }));
         }
     }
 
@@ -172,9 +183,10 @@ impl Pipeline {
                 reason: why,
                 message: error.message,
             }));
-            let delivery = message.delivery;
-            self.flight.messages.remove(id);
-            settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
+            if let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) {
+                delivery.need(Settlement::Reject);
+            }
+            self.finish_if_confirmed(id, now, fx);
             return;
         }
         match message.state {

@@ -313,9 +313,12 @@ impl Ledger {
         }
         let Some(body) = body else { return };
         match how {
-            Settlement::Ack => self.check_ack(&body),
+            Settlement::Ack => {
+                let bundled = portions(&body).count() > 1;
+                portions(&body).for_each(|body| self.check_ack(body, bundled));
+            }
             Settlement::Requeue => {
-                if let Some((head, _)) = open_any(&body) {
+                if let Some(head) = heads(&body).into_iter().next() {
                     let key = (head.id.clone(), head.route.hop());
                     let times = {
                         let mut inner = self.inner.borrow_mut();
@@ -333,13 +336,18 @@ impl Ledger {
     }
 
     /// Nothing is acknowledged before everything that it produced is in the broker.
-    fn check_ack(&self, body: &Rc<[u8]>) {
+    fn check_ack(&self, body: &[u8], bundled: bool) {
         let Some((head, _)) = open_any(body) else {
             if !self.inner.borrow().refused.contains(&body.to_vec()) {
                 self.violation("a body that is no envelope was acknowledged and is in no sink".into());
             }
             return;
         };
+        // A member that was handed back is in the queue again, on its own.
+        let own = self.stage.queues.get(&head.route.curr);
+        if bundled && own.is_some_and(|own| self.enqueued(own, &head.id, head.route.hop()) > 1) {
+            return;
+        }
         if let Some(missing) = self.missing_outcome(&head) {
             self.violation(format!("{} acknowledged at {} before {missing}", head.id, head.route.curr));
         }
@@ -444,6 +452,19 @@ impl Ledger {
     }
 }
 
+/// The bodies in a body: one, or those of a bundle.
+fn portions(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let members = asya_envelope::bundle::split(body).and_then(Result::ok);
+    let whole = members.is_none().then_some(body);
+    let of = |m: asya_envelope::bundle::Member| &body[m.offset as usize..(m.offset + m.len) as usize];
+    members.unwrap_or_default().into_iter().map(of).chain(whole)
+}
+
+/// The heads of the messages in a body.
+pub fn heads(body: &[u8]) -> Vec<Head> {
+    portions(body).filter_map(|body| Some(open_any(body)?.0)).collect()
+}
+
 fn open_any(body: &[u8]) -> Option<(Head, Vec<u8>)> {
     open(body, ContentType::Json).or_else(|| open(body, ContentType::Native))
 }
@@ -457,8 +478,9 @@ fn open(body: &[u8], content_type: ContentType) -> Option<(Head, Vec<u8>)> {
 }
 
 fn name_of(body: &Rc<[u8]>) -> String {
-    match open_any(body) {
+    let name = |body: &[u8]| match open_any(body) {
         Some((head, _)) => format!("{} hop {} at {:?}", head.id, head.route.hop(), head.route.curr),
         None => format!("garbage of {} bytes", body.len()),
-    }
+    };
+    portions(body).map(name).collect::<Vec<_>>().join(" + ")
 }

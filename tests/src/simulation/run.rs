@@ -9,7 +9,6 @@ use asya_dataplane::drive::{Audience, Sidecar};
 use asya_dataplane::flow::{Ending, Now, Observation, Report, State, Time};
 use asya_dataplane::lifecycle::Phase;
 use asya_dataplane::pipeline::Pipeline;
-use asya_envelope::Encoding;
 
 use super::broker::{Shared, World};
 use super::clock::Clock;
@@ -32,7 +31,8 @@ const GRACE: u64 = 30_000_000_000;
 const WALL: u64 = 1_800_000_000_000;
 
 /// States that the runs are expected to reach together.
-pub const STATES: [&str; 33] = [
+pub const STATES: [&str; 34] = [
+    "bundle",
     "waiting",
     "running",
     "publishing",
@@ -188,7 +188,8 @@ impl Run {
     fn play(&mut self) {
         let mut inputs = std::mem::take(&mut self.scenario.inputs);
         inputs.sort_by_key(|input| input.at);
-        let roots: Vec<_> = inputs.iter().filter_map(|i| i.head.clone().filter(|_| i.fault.is_none())).collect();
+        let parts = inputs.iter().flat_map(|i| &i.parts);
+        let roots: Vec<_> = parts.filter_map(|p| p.head.clone().filter(|_| p.fault.is_none())).collect();
         let mut inputs = inputs.into_iter().peekable();
         let mut faults = std::mem::take(&mut self.scenario.faults).into_iter().peekable();
         let mut same = (0, 0_u32);
@@ -235,16 +236,20 @@ impl Run {
     }
 
     fn send(&mut self, input: super::scenario::Input) {
-        if let Some(fault) = input.fault {
-            self.ledger.fault(fault);
-            if fault == Fault::Garbage {
-                self.ledger.garbage(Rc::clone(&input.body));
+        for part in &input.parts {
+            match part.fault {
+                None => self.ledger.published(&input.queue, &part.body, part.content_type),
+                Some(fault) => self.ledger.fault(fault),
+            }
+            if part.fault == Some(Fault::Garbage) {
+                self.ledger.garbage(Rc::clone(&part.body));
             }
         }
-        if input.fault.is_none() {
-            self.ledger.published(&input.queue, &input.body, input.content_type);
+        if input.parts.len() > 1 {
+            self.ledger.state("bundle");
         }
-        self.world.borrow_mut().put(&input.queue, input.body, input.content_type);
+        let (body, content_type) = input.body();
+        self.world.borrow_mut().put(&input.queue, body, content_type);
     }
 
     fn start_nodes(&mut self) {
@@ -311,8 +316,8 @@ impl Run {
             self.ledger.violation(format!("{} holds {used} bytes", node.place.actor));
         }
         let flight = sidecar.pipeline().flight();
-        let orphans = flight.deliveries.iter().filter(|(_, d)| d.tag.is_none()).count();
-        if flight.messages.len() > window * 2 + orphans {
+        let orphans = flight.deliveries.iter().filter(|(_, d)| d.tag.is_none()).map(|(_, d)| d.members as usize);
+        if flight.messages.len() > window * 2 * super::scenario::BUNDLE + orphans.sum::<usize>() {
             self.ledger.violation(format!("{} messages in flight, window {window}", flight.messages.len()));
         }
         for (id, message) in flight.messages.iter() {
@@ -436,14 +441,11 @@ impl Run {
         let mut dead = BTreeSet::new();
         for queue in self.scenario.stage.queues.values() {
             for kept in self.world.borrow().queue(queue).map(|q| q.dead.clone()).unwrap_or_default() {
-                for encoding in [Encoding::Json, Encoding::Native] {
-                    if let Ok(decoded) = asya_envelope::decode(&kept.body, encoding) {
-                        let head = decoded.head;
-                        if kept.body.len() <= 3_000 && kept.lost <= 100 {
-                            self.ledger.violation(format!("{} is in the dead-letter queue", head.id));
-                        }
-                        dead.insert((head.id.clone(), head.route.hop()));
+                for head in super::ledger::heads(&kept.body) {
+                    if kept.body.len() <= 3_000 && kept.lost <= 100 {
+                        self.ledger.violation(format!("{} is in the dead-letter queue", head.id));
                     }
+                    dead.insert((head.id.clone(), head.route.hop()));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use asya_dataplane::flow::{Emit, Role, Settings};
-use asya_envelope::{Head, Headers, Payload, Route, RouteShape, names};
+use asya_envelope::{Encoding, Head, Headers, Payload, Route, RouteShape, bundle, names};
 use asya_transport::ContentType;
 
 use super::broker::Rules;
@@ -17,13 +17,37 @@ use super::transport::Unreliable;
 
 const NAMESPACE: &str = "sim";
 
-/// A message to send.
+/// What is sent as one delivery: a message, or a bundle of them.
 #[derive(Debug)]
 pub struct Input {
     /// When, in nanoseconds.
     pub at: u64,
     /// To which queue.
     pub queue: String,
+    /// The messages.
+    pub parts: Vec<Single>,
+}
+
+impl Input {
+    /// The body, and how it is encoded.
+    pub fn body(&self) -> (Rc<[u8]>, ContentType) {
+        match self.parts.as_slice() {
+            [single] => (Rc::clone(&single.body), single.content_type),
+            parts => {
+                let members = parts.iter().map(|p| (encoding(p.content_type), p.body.as_ref()));
+                (bundle::join(members).into(), ContentType::Native)
+            }
+        }
+    }
+}
+
+fn encoding(content_type: ContentType) -> Encoding {
+    if content_type == ContentType::Native { Encoding::Native } else { Encoding::Json }
+}
+
+/// One message to send.
+#[derive(Debug)]
+pub struct Single {
     /// Its body.
     pub body: Rc<[u8]>,
     /// How it is encoded.
@@ -63,6 +87,9 @@ pub struct Scenario {
     /// SQS: how long a lease lasts, in nanoseconds.
     pub lease: u64,
 }
+
+/// Most messages of one bundle.
+pub const BUNDLE: usize = 5;
 
 /// One in so many seeds breaks nothing at all, so that exactly-once can be checked there.
 const TAME: u64 = 6;
@@ -156,11 +183,20 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
 fn inputs(random: &mut Random, names: &[String], tame: bool) -> Vec<Input> {
     let count = random.between(10, 150);
     let spread = random.pick(&[1_000_000, 2_000_000_000, 20_000_000_000]);
-    (0..count).map(|n| input(random, n, names, spread, tame)).collect()
+    let first = names.first().cloned().unwrap_or_default();
+    let largest = random.pick(&[1, 1, BUNDLE as u64]);
+    let mut inputs: Vec<Input> = Vec::new();
+    let mut n = 0;
+    while n < count {
+        let size = random.between(1, largest).min(count - n);
+        let parts = (n..n + size).map(|n| single(random, n, names, tame)).collect();
+        inputs.push(Input { at: random.between(0, spread), queue: queue(&first), parts });
+        n += size;
+    }
+    inputs
 }
 
-fn input(random: &mut Random, n: u64, names: &[String], spread: u64, tame: bool) -> Input {
-    let at = random.between(0, spread);
+fn single(random: &mut Random, n: u64, names: &[String], tame: bool) -> Single {
     let first = names.first().cloned().unwrap_or_default();
     let mut head = Head::new(
         format!("m{n}"),
@@ -171,7 +207,7 @@ fn input(random: &mut Random, n: u64, names: &[String], spread: u64, tame: bool)
         head.shape = RouteShape::Actors;
     }
     let wrong = if tame { 0 } else { random.between(0, 60) };
-    let filler = "y".repeat(random.between(0, 400) as usize + if wrong == 3 { 3_000 } else { 0 });
+    let filler = "y".repeat(random.between(0, 300) as usize + if wrong == 3 { 3_000 } else { 0 });
     if wrong == 2 {
         head.route.curr = "somebody-else".into();
     }
@@ -199,7 +235,7 @@ fn input(random: &mut Random, n: u64, names: &[String], spread: u64, tame: bool)
         _ => {}
     }
     let head = (!matches!(fault, Some(Fault::Garbage | Fault::Oversize))).then_some(head);
-    Input { at, queue: queue(&first), body: body.into(), content_type, head, fault }
+    Single { body: body.into(), content_type, head, fault }
 }
 
 fn faults(random: &mut Random) -> Vec<(u64, Fault)> {
