@@ -420,3 +420,50 @@ def test_without_ctypes_blobs_are_copied(worker, tmp_path):
     found = w.one({"data": ref(0)}, [raw(data)])
     assert [blob.data for blob in found.blobs] == [data, data]
     assert found.document["ctypes"] is False and not found.parts and not found.flags & 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_mixes_of_ranges_arrays_and_copies(worker, seed):
+    """Whatever a result is made of, its section reads as it should; the sidecar of the tests checks every range."""
+    import random
+
+    w = worker(
+        """
+        import asya
+        def handle(p):
+            view = p["data"].view
+            out = []
+            for kind, start, size in p["pieces"]:
+                if kind == "range":
+                    out.append(view[start : start + size])
+                elif kind == "copy":
+                    out.append(bytes(view[start : start + size]))
+                else:
+                    array = asya.empty(size)
+                    if size:
+                        memoryview(array)[:] = view[start : start + size]
+                    out.append(array)
+            return {"pad": "x" * p["pad"], "out": out}
+        """
+    )
+    seeded = random.Random(seed)
+    data = seeded.randbytes(60_000) if hasattr(seeded, "randbytes") else os.urandom(60_000)
+    kinds = set()
+    for _ in range(60):
+        pieces = [
+            (
+                seeded.choice(["range", "copy", "empty"]),
+                seeded.randrange(20_000),
+                seeded.choice([0, 1, 63, 64, 65, 4095, 4096, 5000, 8192, 20_001]),
+            )
+            for _ in range(seeded.randrange(1, 40))
+        ]
+        found = w.run(
+            {"data": ref(0), "pieces": pieces, "pad": seeded.randrange(200)}, [raw(data)],
+            room=seeded.choice([0, 4096, 1 << 16, 1 << 20]),
+        )  # fmt: skip
+        assert len(found) == 1 and found[0].kind == 1, found[0].meta
+        assert [blob.data for blob in found[0].blobs] == [data[start : start + size] for _, start, size in pieces]
+        kinds.add((bool(found[0].parts), bool([1 for region, _, _ in found[0].parts if region == 1])))
+    assert (True, True) in kinds
+    assert not w.pinned

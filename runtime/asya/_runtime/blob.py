@@ -6,22 +6,12 @@ reference. Blocks on: nothing. On failure: `PayloadError` for a table that does 
 
 from __future__ import annotations
 
-import re
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
-from . import memory
+from . import memory, table
 from .failures import PayloadError
-from .layout import (
-    ALIGNMENT,
-    BLOB_KEY,
-    LITERAL_KEY,
-    MAX_DIMENSIONS,
-    RAW,
-    RESERVED,
-    TABLE_ENTRY,
-    TABLE_ENTRY_BYTES,
-    aligned,
-)
+from .layout import BLOB_KEY, LITERAL_KEY, RAW, TABLE_ENTRY_BYTES, aligned
+from .table import itemsize
 
 # Below this a copy costs less than watching a view, and keeps nothing pinned.
 COPY_BELOW_BYTES = 4096
@@ -147,20 +137,6 @@ class Blob:
         return Blob, (bytearray(self.view), self.dtype, self.shape)
 
 
-_TYPESTR = re.compile(r"[<>|]([biufcSV]\d+|U\d+|[mM]\d+(\[[^\]]*\])?)")
-_DIGITS = re.compile(r"\d+")
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of one item of a type string."""
-    if dtype == RAW:
-        return 1
-    if len(dtype) > 16 or not dtype.isascii() or not _TYPESTR.fullmatch(dtype):
-        raise ValueError(f"{dtype!r} is not a type string of NumPy for plain data")
-    digits = _DIGITS.search(dtype)
-    return int(digits.group()) * (4 if dtype[1] == "U" else 1) if digits else 0
-
-
 def typestr(dtype: Any) -> str:
     """A type string from whatever names a dtype: `f4`, `float32`, `numpy.float32`, `float`."""
     named: Any = getattr(dtype, "str", None) or (dtype if isinstance(dtype, str) else getattr(dtype, "__name__", dtype))
@@ -201,32 +177,19 @@ class Input:
 
     def blobs(self, start: int, document: int, section: int, count: int, pin: memory.Pin) -> List[Blob]:
         """All blobs of a payload section, by its table."""
-        table = aligned(document)
-        end = table + count * TABLE_ENTRY_BYTES
+        at = aligned(document)
+        end = at + count * TABLE_ENTRY_BYTES
         if end > section:
             raise PayloadError(f"the payload says {count} blobs, and its table does not fit")
         found = []
+        at += start
         for index in range(count):
-            entry = TABLE_ENTRY.unpack_from(self.map, start + table + index * TABLE_ENTRY_BYTES)
-            name, dimensions, flags, *shape, offset, length, reserved = entry
-            dtype = name.rstrip(b"\0").decode("latin-1")
-            try:
-                items = itemsize(dtype)
-            except ValueError:
-                raise PayloadError(f"blob {index} of the payload has no dtype: {dtype!r}") from None
-            if dimensions > MAX_DIMENSIONS or (dtype == RAW and dimensions != 1):
-                raise PayloadError(f"blob {index} of the payload has {dimensions} dimensions")
-            if flags or reserved != RESERVED or any(shape[dimensions:]):
-                raise PayloadError(f"blob {index} of the payload uses what is reserved")
-            if offset % ALIGNMENT or offset < end or offset + length > section:
+            dtype, shape, offset, length = table.decode(self.map[at : at + TABLE_ENTRY_BYTES])
+            at += TABLE_ENTRY_BYTES
+            if offset < end or offset + length > section:
                 raise PayloadError(f"blob {index} of the payload is out of place")
             end = offset + length
-            axes = tuple(shape[:dimensions])
-            for axis in axes:
-                items *= axis
-            if items != length:
-                raise PayloadError(f"blob {index} of the payload is {length} bytes, its shape {axes} needs {items}")
-            found.append(self.blob(start + offset, length, dtype, axes, pin))
+            found.append(self.blob(start + offset, length, dtype, shape, pin))
         return found
 
 

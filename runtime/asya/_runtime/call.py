@@ -11,9 +11,10 @@ import json
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import memory
-from .blob import FORMATS, itemsize, typestr
+from .blob import FORMATS, typestr
 from .channel import Channel
 from .layout import Submission, aligned
+from .table import itemsize
 
 # Asked for beside a result's arrays, so that the document and the table still fit into the same room.
 DOCUMENT_RESERVE_BYTES = 64 * 1024

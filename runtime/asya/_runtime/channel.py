@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional
+from typing import Callable, Deque, Dict, List, Optional, Tuple
 
 from . import layout
 from .blob import Input
@@ -28,6 +28,12 @@ BELL_NS = 200_000
 
 # A system call to ring the bell costs about this much.
 BELL_COST_NS = 1_000
+
+
+# blobs, document offset, document length, payload length, parts offset, parts, meta length, meta offset, room offset,
+# room length
+Fields = Tuple[int, int, int, int, int, int, int, int, int, int]
+NO_FIELDS: Fields = (0,) * 10
 
 
 class Leave(BaseException):
@@ -159,12 +165,9 @@ class Channel:
 
     # Completions
 
-    def post(
-        self, kind: int, flags: int, call: int, *, blobs: int = 0, document_at: int = 0, document_len: int = 0,
-        payload_len: int = 0, parts_at: int = 0, parts: int = 0, meta_at: int = 0, meta_len: int = 0,
-        elapsed_ns: int = 0, room_at: int = 0, room_len: int = 0,
-    ) -> None:  # fmt: skip
+    def post(self, kind: int, flags: int, call: int, fields: Fields = NO_FIELDS, elapsed_ns: int = 0) -> None:
         """Write one entry. The bell is rung later."""
+        blobs, document_at, document_len, payload_len, parts_at, parts, meta_len, meta_at, room_at, room_len = fields
         with self.lock:
             number = self.posted
             at = self.complete_at + (number & self.complete_mask) * ENTRY_BYTES
@@ -209,6 +212,8 @@ class Channel:
 
     def release_unpinned(self) -> None:
         """Tell which calls that ended pinned have been let go since."""
+        if not self.pins.pending():
+            return
         with self.lock:
             for call in self.pins.settle():
                 self.post(layout.UNPINNED, 0, call)

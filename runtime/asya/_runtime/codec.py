@@ -16,9 +16,10 @@ from json import encoder as json_encoder
 from typing import Any, Callable, Dict, List
 
 from . import values
+from .blob import Blob
 from .failures import PayloadError
 from .layout import BLOB_KEY, LITERAL_KEY
-from .outgoing import Outgoing
+from .outgoing import Outgoing, outgoing
 
 try:
     import orjson
@@ -30,6 +31,9 @@ _DIGITS = bytes(48 if 48 <= byte <= 57 else 120 for byte in range(256))
 # cheap test; the second is exact.
 _SIX = b"0" * 6
 _NINETEEN = b"0" * 19
+
+# What a result holds most often beside JSON.
+_BINARY = frozenset((bytes, bytearray, memoryview, Blob))
 
 _QUOTED_BLOB_KEY = f'"{BLOB_KEY}"'.encode()
 
@@ -136,7 +140,7 @@ class Codec:
         if known is not None:
             self._references += 1
             return {BLOB_KEY: known}
-        found = values.plain(value)
+        found: Any = outgoing(value) if type(value) in _BINARY else values.plain(value)
         if type(found) is Outgoing:
             index = len(self.blobs)
             found.owner = (found.owner, value)  # as long as the value lives, nothing else has its identity

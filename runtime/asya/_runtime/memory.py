@@ -143,6 +143,10 @@ class Pins:
         if pin.closed:
             self._nudge()
 
+    def pending(self) -> bool:
+        """Has any view died since the last time?"""
+        return bool(self._dead)
+
     def settle(self) -> List[int]:
         """Count the dead. Gives the calls that were told to be pinned and are free now."""
         free: List[int] = []

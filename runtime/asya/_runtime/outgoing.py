@@ -11,9 +11,10 @@ import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from . import memory
-from .blob import Blob, itemsize
+from .blob import Blob
 from .failures import ResultError
 from .layout import MAX_DIMENSIONS, RAW
+from .table import itemsize
 
 # Finding the address costs more than copying so little.
 LOOK_UP_ADDRESS_FROM_BYTES = 4096

@@ -14,14 +14,14 @@ from typing import Any, Optional
 from . import layout
 from .blob import place
 from .call import Call
-from .channel import Channel, Leave
+from .channel import NO_FIELDS, Channel, Fields, Leave
 from .codec import Codec
 from .commands import Commands
 from .failures import PARSING_ERROR, PROCESSING_ERROR, PayloadError, Reporter, ResultTooLargeError, error_meta
 from .handlers import Handler
 from .layout import DONE, ERROR, JSON_STDLIB, LAST, PINNED, RESULT
 from .packets import Gone
-from .results import Fields, Result
+from .results import Result
 
 
 class Desk:
@@ -66,7 +66,7 @@ class Desk:
         if last:
             self._end(RESULT, flags, call, elapsed_ns, fields)
         else:
-            self.channel.post(RESULT, flags, call.number, **fields)
+            self.channel.post(RESULT, flags, call.number, fields)
             call.leave_room()
 
     def library_flag(self) -> int:
@@ -78,13 +78,13 @@ class Desk:
 
     def done(self, call: Call, elapsed_ns: int) -> None:
         """The call ends without a further result."""
-        self._end(DONE, 0, call, elapsed_ns, {})
+        self._end(DONE, 0, call, elapsed_ns, NO_FIELDS)
 
     def _end(self, kind: int, flags: int, call: Call, elapsed_ns: int, fields: Fields) -> None:
         """The last entry of a call."""
         pin = call.ends_pinned()
         flags |= LAST if pin is None else LAST | PINNED
-        self.channel.post(kind, flags, call.number, elapsed_ns=elapsed_ns, **fields)
+        self.channel.post(kind, flags, call.number, fields, elapsed_ns)
         if pin is not None:
             self.channel.told_pinned(pin)
         call.leave_room()
@@ -119,9 +119,7 @@ class Desk:
         at = call.room_at + layout.aligned(call.used)
         if meta:
             self.channel.output.map[at : at + len(meta)] = meta
-        fields = {"room_at": call.room_at, "room_len": call.room_len}
-        if meta:
-            fields.update(meta_at=at, meta_len=len(meta))
+        fields = (0, 0, 0, 0, 0, 0, len(meta), at if meta else 0, call.room_at, call.room_len)
         self._end(ERROR, 0, call, elapsed_ns, fields)
 
     def command(self, call: Call, command: Any) -> Any:

@@ -36,7 +36,7 @@ def ask_for_room(call: Call, needs: int, answer: Any) -> None:
     channel.waiting[call.number] = answer
     room_at, room_len = call.room_at, call.room_len
     call.leave_room()
-    channel.post(ROOM, 0, call.number, document_len=needs, room_at=room_at, room_len=room_len)
+    channel.post(ROOM, 0, call.number, (0, 0, needs, 0, 0, 0, 0, 0, room_at, room_len))
     channel.ring()
 
 
