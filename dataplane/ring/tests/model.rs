@@ -58,7 +58,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         2 => any::<u8>().prop_map(|n| Operation::Unpin { n }),
         4 => Just(Operation::RingCompletions),
     ];
-    proptest::collection::vec(operation, 1..if cfg!(miri) { 40 } else { 800 })
+    proptest::collection::vec(operation, 1..if cfg!(miri) { 30 } else { 800 })
 }
 
 /// A call as the worker sees it.
@@ -399,7 +399,7 @@ fn pick<T>(from: &[T], n: u8) -> Option<&T> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { 200 },
+        cases: if cfg!(miri) { 2 } else { 200 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -417,7 +417,7 @@ proptest! {
 /// Rings of 32 entries go round thousands of times without one entry lost or read twice.
 #[test]
 fn a_long_life_wraps_both_rings() {
-    let rounds = if cfg!(miri) { 12 } else { 4_000 };
+    let rounds = if cfg!(miri) { 8 } else { 4_000 };
     let mut model = Model::new(3, 0);
     for n in 0..rounds {
         let n = (n % 251) as u8;
