@@ -66,6 +66,7 @@ class Actor:
         self.folder = os.path.join(folder, name)
         self.programs = programs
         self.port = free_port()
+        self.broker_port = int(environment["KILL_BROKER_PORT"])
         self.unexpected = []
         os.makedirs(self.folder)
         self.environment = {
@@ -109,7 +110,11 @@ class Actor:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SCRAPE_SECONDS)
         try:
             connection.request("GET", "/metrics")
-            return Gauges(connection.getresponse().read().decode())
+            gauges = Gauges(connection.getresponse().read().decode())
+            # What the broker has sent and the sidecar has not taken yet is a message on its way in, too.
+            if self.sidecar and any(unread for _, unread in broker_sockets(self.sidecar.pid, self.broker_port)):
+                gauges.stages["intake"] = max(gauges.stages.get("intake", 0), 1)
+            return gauges
         except (OSError, http.client.HTTPException):
             return None
         finally:
@@ -118,7 +123,7 @@ class Actor:
     def kill(self, kind):
         """SIGKILL the sidecar, the supervisor or one worker; or break the sidecar's connections to the broker. Says whether it did."""
         if kind == "connection":
-            return break_connections(self.sidecar.pid, self.environment.get("KILL_BROKER_PORT"))
+            return break_connections(self.sidecar.pid, self.broker_port)
         if kind == "worker":
             workers = children_of(self.runtime.pid)
             if not workers:
@@ -149,10 +154,28 @@ class Actor:
                 process.wait()
 
 
+def broker_sockets(pid, port):
+    """[(local address, bytes that wait to be read)] of a process's connections to that port."""
+    inodes = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    except OSError:
+        return []
+    found = []
+    with open("/proc/net/tcp") as file:
+        for line in file.readlines()[1:]:
+            _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
+            if inode in inodes and state == "01" and int(remote.partition(":")[2], 16) == port:
+                found.append((f"127.0.0.1:{int(local.partition(':')[2], 16)}", int(queues.partition(":")[2], 16)))
+    return found
+
+
 def break_connections(pid, port):
     """Resets every TCP connection of a process to that port, both ends at once. Says whether there was one."""
-    listing = subprocess.run(["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"], capture_output=True, text=True, check=True)
-    ours = [line.split()[2] for line in listing.stdout.splitlines() if f"pid={pid}," in line]
-    for address in ours:
+    ours = broker_sockets(pid, port)
+    for address, _ in ours:
         subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)
     return bool(ours)

@@ -19,44 +19,62 @@ def connect(url):
     return pika.BlockingConnection(parameters)
 
 
-class Sender(threading.Thread):
-    """Publishes messages 0 to count-1 as fast as `allowed` grows; the journal has a message only once it is confirmed."""
+class Sender:
+    """Publishes messages 0 to count-1 as fast as `allowed` grows; the journal has a message only once it is confirmed.
+
+    pika waits for the confirm of each, so several connections send side by side.
+    """
+
+    CONNECTIONS = 12
 
     def __init__(self, url, queue, route, count, journal):
-        super().__init__(daemon=True)
         self.url, self.queue, self.route, self.count = url, queue, route, count
-        self.journal = journal
-        self.allowed = 0
-        self.sent = 0
+        self.journal = open(journal, "a")
+        self.allowed = self.taken = self.sent = 0
         self.failure = None
         self.more = threading.Condition()
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.CONNECTIONS)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
 
     def allow(self, number):
         """Let the first `number` messages go."""
         with self.more:
             self.allowed = min(max(self.allowed, number), self.count)
-            self.more.notify()
+            self.more.notify_all()
 
-    def run(self):
+    def finish(self):
+        """Wait until all connections are closed, and close the journal."""
+        for thread in self.threads:
+            thread.join()
+        self.journal.close()
+
+    def _run(self):
         try:
-            self._send_all()
+            connection = connect(self.url)
+            channel = connection.channel()
+            channel.confirm_delivery()
+            while (number := self._take()) is not None:
+                properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, message_id=message_id(number))
+                channel.basic_publish("", self.queue, message(number, self.route), properties, mandatory=True)
+                with self.more:
+                    self.journal.write(f"{message_id(number)} {time.monotonic():.6f}\n")
+                    self.sent += 1
+            connection.close()
         except Exception as failure:  # told by the suite, whose thread cannot see it
             self.failure = failure
 
-    def _send_all(self):
-        connection = connect(self.url)
-        channel = connection.channel()
-        channel.confirm_delivery()
-        with open(self.journal, "a") as journal:
-            while self.sent < self.count:
-                with self.more:
-                    self.more.wait_for(lambda: self.allowed > self.sent)
-                body = message(self.sent, self.route)
-                properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, message_id=message_id(self.sent))
-                channel.basic_publish("", self.queue, body, properties, mandatory=True)
-                journal.write(f"{message_id(self.sent)} {time.monotonic():.6f}\n")
-                self.sent += 1
-        connection.close()
+    def _take(self):
+        with self.more:
+            self.more.wait_for(lambda: self.allowed > self.taken or self.taken == self.count)
+            if self.taken == self.count:
+                return None
+            self.taken += 1
+            if self.taken == self.count:
+                self.more.notify_all()
+            return self.taken - 1
 
 
 def message_id(number):
@@ -64,8 +82,8 @@ def message_id(number):
 
 
 def filler(number):
-    """Text that differs from message to message; every fiftieth is large, so that bodies are seen on their way in."""
-    length = 300_000 if number % 50 == 49 else 200 + number % 800
+    """Text that differs from message to message; every twelfth is large, so that bodies are seen on their way in."""
+    length = 200_000 if number % 12 == 11 else 200 + number % 800
     return (f"{number:08x}" * (length // 8 + 1))[:length]
 
 
