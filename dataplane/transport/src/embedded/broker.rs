@@ -219,8 +219,10 @@ impl Core {
         let (limit, quiet) = (fields.u32()?, fields.u8()? != 0);
         let (name, dead_letter) = (fields.name()?, fields.name()?);
         let dead_letter = Some(dead_letter).filter(|dead| !dead.is_empty());
-        // The dead-letter queue first: nothing may point at what is not there.
-        let made = match dead_letter.map(|dead| self.ensure_queue(dead, None, 0)) {
+        // The dead-letter queue first: nothing may point at what is not there. A queue that exists keeps its own.
+        let existing = self.names.get(name).and_then(|id| self.queues.get(id));
+        let target = existing.map_or(dead_letter.map(str::to_owned), |queue| queue.record.dead_letter.clone());
+        let made = match target.map(|dead| self.ensure_queue(&dead, None, 0)) {
             Some(Err(why)) => Err(why),
             _ => self.ensure_queue(name, dead_letter, limit),
         };

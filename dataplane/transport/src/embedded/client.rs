@@ -46,11 +46,14 @@ struct Spec {
     delivery_limit: u32,
 }
 
+/// Both connections, once they are there.
+type Connecting = Pin<Box<dyn Future<Output = io::Result<(UnixStream, UnixStream)>> + Send>>;
+
 enum State {
     /// Not begun: timers need a runtime, and `new` may be called outside of it.
     New,
     Waiting(Pin<Box<Sleep>>),
-    Connecting(Pin<Box<dyn Future<Output = io::Result<(UnixStream, UnixStream)>> + Send>>),
+    Connecting(Connecting),
     /// Connected, and not everything that was remembered is answered.
     Greeting(Box<Session>, Pin<Box<Sleep>>),
     Up(Box<Session>),

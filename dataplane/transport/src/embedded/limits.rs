@@ -5,9 +5,8 @@ use std::time::Duration;
 /// Largest body by default: what the ring between sidecar and worker is sized for.
 pub const MESSAGE_BYTES_MAX: u64 = 512 << 20;
 
-/// Bodies above this live in files of their own, and are streamed. At 2 MiB a payload of 1 MiB and its head still
-/// share a group commit, and a connection's input buffer stays small.
-pub const INLINE_BODY_BYTES_MAX: u64 = 2 << 20;
+/// Bodies above this live in files of their own, and are streamed.
+pub const INLINE_BODY_BYTES_MAX: u64 = 256 << 10;
 
 /// Most messages in a queue: with about 150 bytes of index each, 150 MiB.
 pub const QUEUE_MESSAGES_MAX: u64 = 1_000_000;

@@ -252,7 +252,14 @@ impl Store {
         Ok(())
     }
 
-    /// Bytes that are free on the disk, as of at most [`DISK_CHECK_EVERY`] ago.
+    /// So many bytes of bodies are about to be written.
+    pub(super) fn expect_bytes(&mut self, len: u64) {
+        if let Some((_, free)) = &mut self.disk_checked {
+            *free = free.saturating_sub(len);
+        }
+    }
+
+    /// Bytes that are free on the disk: as of at most [`DISK_CHECK_EVERY`] ago, less what was expected since.
     pub(super) fn disk_free(&mut self, now: Instant) -> u64 {
         match self.disk_checked {
             Some((at, free)) if now.duration_since(at) < DISK_CHECK_EVERY => free,

@@ -48,24 +48,21 @@ pub struct Process {
 
 /// How a broker's process is started.
 #[derive(Clone, Copy)]
-pub struct Start<'a> {
+pub struct Start {
     pub fsync: bool,
     pub disk_free_min: u64,
-    /// Shell commands to run before.
-    pub prelude: &'a str,
 }
 
-impl Default for Start<'_> {
+impl Default for Start {
     fn default() -> Self {
-        Self { fsync: true, disk_free_min: 0, prelude: "" }
+        Self { fsync: true, disk_free_min: 0 }
     }
 }
 
 impl Process {
     /// Starts a broker on `dir` and waits until it answers.
-    pub fn start(dir: &Path, start: Start<'_>) -> Self {
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("{} exec \"$0\" \"$@\"", start.prelude)).arg(env::current_exe().unwrap());
+    pub fn start(dir: &Path, start: Start) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "harness::broker_process", "--ignored", "--nocapture"]);
         command.env(DIR, dir).env(DISK_FREE_MIN, start.disk_free_min.to_string());
         if start.fsync {

@@ -157,6 +157,7 @@ impl Core {
         {
             queue.counters.refused += 1;
         }
+        self.store.expect_bytes(len);
         checked.map(|()| queue)
     }
 

@@ -236,7 +236,7 @@ impl Core {
         Ok(purged + held)
     }
 
-    fn keep(&mut self, name: &str, keep: Keep) -> Result<u64, String> {
+    pub(super) fn keep(&mut self, name: &str, keep: Keep) -> Result<u64, String> {
         let queue_id = self.ensure_queue(name, None, 0)?;
         if let Some(queue) = self.queues.get_mut(&queue_id) {
             let bounded = keep.messages != u64::MAX || keep.bytes != u64::MAX;

@@ -24,6 +24,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Size of an input buffer while a body goes to its file.
 const UPLOAD_BUFFER_BYTES: usize = 256 << 10;
 
+/// Large bodies of one connection that are on their way to the disk at a time: what a disk takes together costs
+/// little more than one.
+const SYNCS_MAX: usize = 8;
+
 /// Slices of one write.
 const SLICES_MAX: usize = 64;
 
@@ -34,9 +38,10 @@ enum State {
     Skipping(u64),
     /// A large body.
     Uploading(Box<Upload>),
-    /// A large body is whole, and on its way to the disk.
-    Syncing(Box<Upload>, JoinHandle<io::Result<()>>),
 }
+
+/// A large body that is whole, and on its way to the disk.
+type Sync = (Box<Upload>, JoinHandle<io::Result<()>>);
 
 /// One connection.
 pub(super) struct Link {
@@ -45,11 +50,12 @@ pub(super) struct Link {
     start: usize,
     end: usize,
     state: State,
+    syncs: Vec<Sync>,
 }
 
 impl Link {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, input: vec![0; BUFFER_BYTES], start: 0, end: 0, state: State::Frames }
+        Self { stream, input: vec![0; BUFFER_BYTES], start: 0, end: 0, state: State::Frames, syncs: Vec::new() }
     }
 
     /// Reads and serves what has come, up to a turn's share. Whether there may be more.
@@ -62,9 +68,10 @@ impl Link {
     ) -> io::Result<bool> {
         let mut read = 0;
         loop {
-            self.serve(cx, core, id, now)?;
-            if matches!(self.state, State::Syncing(..)) || core.out(id).is_none_or(|out| out.len() > OUT_BYTES_MAX) {
-                return Ok(false);
+            self.finish_syncs(cx, core)?;
+            self.serve(core, id, now)?;
+            if self.syncs.len() >= SYNCS_MAX || core.out(id).is_none_or(|out| out.len() > OUT_BYTES_MAX) {
+                return self.finish_syncs(cx, core);
             }
             if read >= TURN_READ_BYTES_MAX {
                 return Ok(true);
@@ -112,8 +119,8 @@ impl Link {
     }
 
     /// Serves what is in the buffer, as far as it is whole.
-    fn serve(&mut self, cx: &mut Context<'_>, core: &mut Core, id: SessionId, now: Instant) -> io::Result<()> {
-        loop {
+    fn serve(&mut self, core: &mut Core, id: SessionId, now: Instant) -> io::Result<()> {
+        while self.syncs.len() < SYNCS_MAX {
             match std::mem::replace(&mut self.state, State::Frames) {
                 State::Frames => {
                     if !self.serve_frame(core, id, now)? {
@@ -133,19 +140,28 @@ impl Link {
                         return Ok(());
                     }
                 }
-                State::Syncing(upload, mut sync) => match Pin::new(&mut sync).poll(cx) {
-                    Poll::Pending => {
-                        self.state = State::Syncing(upload, sync);
-                        return Ok(());
-                    }
-                    Poll::Ready(Ok(Ok(()))) => core.finish_upload(*upload),
-                    Poll::Ready(Ok(Err(error))) => {
-                        core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
-                    }
-                    Poll::Ready(Err(error)) => return Err(io::Error::other(error)),
-                },
             }
         }
+        Ok(())
+    }
+
+    /// Takes the large bodies that are on the disk now. Whether there were any.
+    fn finish_syncs(&mut self, cx: &mut Context<'_>, core: &mut Core) -> io::Result<bool> {
+        let before = self.syncs.len();
+        for (upload, mut sync) in std::mem::take(&mut self.syncs) {
+            match Pin::new(&mut sync).poll(cx) {
+                Poll::Pending => self.syncs.push((upload, sync)),
+                Poll::Ready(Ok(Ok(()))) => core.finish_upload(*upload),
+                Poll::Ready(Ok(Err(error))) => {
+                    core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
+                }
+                Poll::Ready(Err(error)) => {
+                    core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
+                    return Err(io::Error::other(error));
+                }
+            }
+        }
+        Ok(self.syncs.len() < before)
     }
 
     /// Serves one frame, or begins with a large body. Whether there was enough of it.
@@ -191,7 +207,7 @@ impl Link {
         }
         match upload.sync() {
             // Up to hundreds of megabytes: on another thread, so that nobody else waits for it.
-            Ok(sync) => self.state = State::Syncing(upload, tokio::task::spawn_blocking(sync)),
+            Ok(sync) => self.syncs.push((upload, tokio::task::spawn_blocking(sync))),
             Err(error) => core.abort_upload(*upload, &format!("a body could not be stored: {error}")),
         }
         true
@@ -199,7 +215,12 @@ impl Link {
 
     /// Gives up what the connection had begun.
     pub(super) fn abandon(self, core: &mut Core) {
-        if let State::Uploading(upload) | State::Syncing(upload, _) = self.state {
+        let unsynced = self.syncs.into_iter().map(|(upload, _)| upload);
+        let unfinished = match self.state {
+            State::Uploading(upload) => Some(upload),
+            State::Frames | State::Skipping(_) => None,
+        };
+        for upload in unsynced.chain(unfinished) {
             core.abort_upload(*upload, "the connection broke");
         }
     }
