@@ -34,7 +34,7 @@ pub async fn results(args: &Results) -> Result<(), Error> {
         true
     })
     .await?;
-    if count == 0 {
+    if count == 0 && !args.envelopes {
         eprintln!("nothing has reached the end of its route");
     }
     Ok(())
@@ -57,9 +57,12 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
         true
     })
     .await?;
+    if args.envelopes {
+        return Ok(());
+    }
     if count == 0 {
         eprintln!("nothing has failed");
-    } else if !args.envelopes {
+    } else {
         print!("{table}");
         eprintln!("`asya failed --show ID` shows one with its traceback");
     }
