@@ -2,7 +2,7 @@
 //!
 //! Takes the bytes that are there; gives the next frame and how many bytes it used up, or nothing when more must be
 //! read first. Method and header frames are given whole; a body frame is given in whatever chunks are there, so that
-//! the rest of it can be read from the socket straight to where it belongs ([`Decoder::body_left`]). Never blocks.
+//! the rest of it can be read from the socket straight to where it belongs ([`Decoder::open_body`]). Never blocks.
 //! After an error the stream is unusable.
 
 use super::content::ContentHeader;
@@ -92,9 +92,9 @@ impl Decoder {
         self.payload_max = frame_max.saturating_sub(FRAME_OVERHEAD as u32);
     }
 
-    /// How many bytes of body come next on the wire, where it is in the middle of a body frame.
-    pub fn body_left(&self) -> u32 {
-        self.body.map_or(0, |body| body.left)
+    /// The channel of the body frame that it is in the middle of, and how many bytes of it come next on the wire.
+    pub fn open_body(&self) -> Option<(u16, u32)> {
+        self.body.map(|body| (body.channel, body.left))
     }
 
     /// That many bytes of the open body frame were read past this decoder.
@@ -126,6 +126,9 @@ impl Decoder {
             if kind == b'A' && rest.starts_with(b"AMQP") {
                 return Err(FrameError::OtherProtocol);
             }
+            if !matches!(kind, frame_type::METHOD | frame_type::HEADER | frame_type::BODY | frame_type::HEARTBEAT) {
+                return Err(FrameError::UnknownType(kind));
+            }
             if len > self.payload_max {
                 return Err(FrameError::TooLarge { len, max: self.payload_max });
             }
@@ -145,8 +148,7 @@ impl Decoder {
             let frame = match kind {
                 frame_type::METHOD => Frame::Method { channel, method: Method::decode(payload)? },
                 frame_type::HEADER => Frame::Header { channel, header: ContentHeader::decode(payload)? },
-                frame_type::HEARTBEAT => Frame::Heartbeat,
-                other => return Err(FrameError::UnknownType(other)),
+                _ => Frame::Heartbeat,
             };
             return Ok((used + end + 1, Some(frame)));
         }

@@ -143,7 +143,7 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Value<'a>), WireError
         b't' => Value::Bool(reader.u8(WHAT)? != 0),
         b'b' => Value::Int(i64::from(reader.u8(WHAT)? as i8)),
         b'B' => Value::Int(i64::from(reader.u8(WHAT)?)),
-        b's' => Value::Int(i64::from(reader.u16(WHAT)? as i16)),
+        b's' | b'U' => Value::Int(i64::from(reader.u16(WHAT)? as i16)),
         b'u' => Value::Int(i64::from(reader.u16(WHAT)?)),
         b'I' => Value::Int(i64::from(reader.u32(WHAT)? as i32)),
         b'i' => Value::Int(i64::from(reader.u32(WHAT)?)),

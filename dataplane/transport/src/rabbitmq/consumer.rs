@@ -439,9 +439,11 @@ impl Frames for Consumer {
         matches!(self.arrival, Arrival::Waiting(_))
     }
 
-    fn body_target<'m>(&self, memory: &'m mut dyn Memory) -> Option<&'m mut [u8]> {
+    fn body_target<'m>(&self, channel: u16, memory: &'m mut dyn Memory) -> Option<&'m mut [u8]> {
         match self.arrival {
-            Arrival::Filling { slot, filled, .. } => memory.slot_mut(slot).get_mut(filled as usize..),
+            Arrival::Filling { slot, filled, .. } if channel == CHANNEL => {
+                memory.slot_mut(slot).get_mut(filled as usize..)
+            }
             _ => None,
         }
     }

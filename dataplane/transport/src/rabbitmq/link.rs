@@ -63,8 +63,8 @@ pub(crate) trait Frames {
     /// Whether it takes no frame now.
     fn paused(&self) -> bool;
 
-    /// Where the next bytes of the open body belong, if they are kept.
-    fn body_target<'m>(&self, memory: &'m mut dyn Memory) -> Option<&'m mut [u8]>;
+    /// Where the next bytes of the open body of `channel` belong, if they are kept.
+    fn body_target<'m>(&self, channel: u16, memory: &'m mut dyn Memory) -> Option<&'m mut [u8]>;
 
     /// That many bytes were read to the start of [`Frames::body_target`].
     fn body_read(&mut self, len: usize, events: &mut Vec<Event>);
@@ -111,9 +111,11 @@ impl Link {
             if frames.paused() {
                 return Ok(());
             }
-            let direct = match self.decoder.body_left() {
-                left if left < DIRECT_FROM => None,
-                left => frames.body_target(memory).map(|target| (left as usize, target)),
+            let direct = match self.decoder.open_body() {
+                Some((channel, left)) if left >= DIRECT_FROM => {
+                    frames.body_target(channel, memory).map(|target| (left as usize, target))
+                }
+                _ => None,
             };
             let read = if let Some((left, target)) = direct {
                 // The few bytes between this body frame and the next come along.

@@ -83,3 +83,53 @@ impl<T> Ordered<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_sorted_map_with_bounded_memory(acts in proptest::collection::vec((0..5_u8, any::<u16>()), 1..2000)) {
+            let mut ordered = Ordered::default();
+            let mut model = BTreeMap::new();
+            let mut next = 0;
+            for (act, pick) in acts {
+                // Sometimes an open number, sometimes one that is not.
+                let number = model.keys().nth(usize::from(pick) % (model.len() + 1)).copied();
+                let number = number.unwrap_or_else(|| u64::from(pick));
+                match act {
+                    0 | 1 => {
+                        next += 1 + u64::from(pick % 3);
+                        ordered.push(next, pick);
+                        model.insert(next, pick);
+                    }
+                    2 => prop_assert_eq!(ordered.take(number), model.remove(&number)),
+                    3 => prop_assert_eq!(ordered.get_mut(number), model.get_mut(&number)),
+                    _ => {
+                        let mut taken = Vec::new();
+                        ordered.take_through(number, |value| taken.push(value));
+                        let rest = model.split_off(&(number + 1));
+                        prop_assert_eq!(taken, model.values().copied().collect::<Vec<_>>());
+                        model = rest;
+                    }
+                }
+                prop_assert_eq!(ordered.lowest(), model.keys().next().copied());
+                prop_assert!(ordered.entries.len() <= 2 * model.len() + HOLES_KEPT + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_that_does_not_grow_is_dropped() {
+        let mut ordered = Ordered::default();
+        ordered.push(5, 'a');
+        ordered.push(5, 'b');
+        ordered.push(4, 'c');
+        assert_eq!((ordered.take(5), ordered.take(5), ordered.take(4)), (Some('a'), None, None));
+    }
+}

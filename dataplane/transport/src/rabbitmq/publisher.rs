@@ -138,7 +138,7 @@ impl Frames for Publisher {
         false
     }
 
-    fn body_target<'m>(&self, _memory: &'m mut dyn Memory) -> Option<&'m mut [u8]> {
+    fn body_target<'m>(&self, _channel: u16, _memory: &'m mut dyn Memory) -> Option<&'m mut [u8]> {
         None
     }
 
