@@ -32,7 +32,7 @@ pub struct RabbitMqConfig {
     pub heartbeat: Duration,
     /// Shown in the broker's list of connections; ` (consume)` or ` (publish)` is appended.
     pub connection_name: String,
-    /// Largest frame to ask for, in bytes. The broker may ask for less.
+    /// Largest frame to ask for, in bytes. The broker may ask for less, and from 4.1 on takes no wish below 8,192.
     pub frame_max: u32,
     /// How long connecting, TLS and the protocol's handshake may take together.
     pub connect_timeout: Duration,

@@ -29,6 +29,9 @@ pub(crate) const CHANNEL: u16 = 1;
 /// consuming one is not read while there is no room for a body.
 pub(crate) const TOPOLOGY_CHANNEL: u16 = 2;
 
+/// The smallest frame (bytes) that every version lets a client ask for.
+const FRAME_LEAST_EVERYWHERE: u32 = 8192;
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -119,9 +122,10 @@ async fn shake<S>(stream: S, config: &RabbitMqConfig, role: Role) -> Result<(S, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let wish = config.frame_max.max(FRAME_LEAST_EVERYWHERE);
     // A whole frame and the start of what comes behind it always fit.
-    let capacity = config.frame_max as usize + READ_MAX;
-    let mut talk = Talk { stream, input: Input::new(capacity), decoder: Decoder::new(config.frame_max) };
+    let input = Input::new(wish as usize + READ_MAX);
+    let mut talk = Talk { stream, input, decoder: Decoder::new(wish) };
     talk.send(|out| out.extend_from_slice(PROTOCOL_HEADER)).await?;
     let version = talk
         .answer("connection.start", |method| match method {
@@ -140,12 +144,13 @@ where
         })
         .await?;
     // 0 is the broker's way to say that it does not care.
-    let frame_max = if frame_max == 0 { config.frame_max } else { config.frame_max.min(frame_max) };
+    let wish = config.frame_max.max(version.least_frame_max());
+    let frame_max = if frame_max == 0 { wish } else { wish.min(frame_max) };
     if frame_max < FRAME_MIN_SIZE {
         return Err(LinkError::Unexpected("frames of less than 4096 bytes"));
     }
-    let wish = config.heartbeat.as_secs().min(u64::from(u16::MAX)) as u16;
-    let heartbeat = if wish == 0 || heartbeat == 0 { wish } else { wish.min(heartbeat) };
+    let own = config.heartbeat.as_secs().min(u64::from(u16::MAX)) as u16;
+    let heartbeat = if own == 0 || heartbeat == 0 { own } else { own.min(heartbeat) };
     talk.decoder.set_frame_max(frame_max);
     talk.send(|out| {
         encode::tune_ok(out, channel_max, frame_max, heartbeat);

@@ -24,6 +24,11 @@ impl Version {
         }
     }
 
+    /// The smallest frame (bytes) that a client may ask for; one that asks for less is dropped without a word.
+    pub(crate) fn least_frame_max(self) -> u32 {
+        if self >= Self(4, 1) { 8192 } else { 4096 }
+    }
+
     /// Queues take `x-consumer-timeout`.
     pub(crate) fn queue_consumer_timeout(self) -> bool {
         self >= Self(3, 12)

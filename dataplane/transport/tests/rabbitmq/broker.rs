@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use asya_transport::rabbitmq::RabbitMqConfig;
 
@@ -42,8 +42,14 @@ impl Broker {
         RabbitMqConfig::from_url(&self.listed("ASYA_TEST_AMQP_URLS")).unwrap()
     }
 
+    /// The address with TLS, without a certificate authority to trust.
     pub fn tls_url(self) -> String {
         self.listed("ASYA_TEST_AMQPS_URLS")
+    }
+
+    /// The certificate authority of every broker.
+    pub fn ca_file() -> String {
+        variable("ASYA_TEST_CA_FILE")
     }
 
     /// Runs `rabbitmqctl` and gives what it prints.
@@ -102,13 +108,4 @@ pub fn fresh_prefix() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("test-{}-{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Waits, under a watchdog, until `done`.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

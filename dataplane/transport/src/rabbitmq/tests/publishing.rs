@@ -62,8 +62,13 @@ fn a_return_belongs_to_the_publish_that_it_numbers() {
 
 #[test]
 fn bodies_are_cut_to_the_frame_size_that_was_agreed_on() {
-    for (proposed, wished, payload) in [(4096, 131_072, 4088), (131_072, 8192, 8184), (0, 5000, 4992)] {
-        let server = Server::new(Manners { frame_max: proposed, ..Manners::default() });
+    for (version, proposed, wished, payload) in [
+        ("3.10.8", 4096, 131_072, 4088),
+        ("3.10.8", 131_072, 8192, 8184),
+        ("3.10.8", 0, 5000, 4992),
+        ("4.3.0", 131_072, 5000, 8184),
+    ] {
+        let server = Server::new(Manners { version, frame_max: proposed, ..Manners::default() });
         let mut config = server.config();
         config.frame_max = wished;
         let mut client = Client::connected(config);
