@@ -8,7 +8,7 @@ pub const MESSAGE_BYTES_MAX: u64 = 512 << 20;
 /// Bodies above this live in files of their own, and are streamed.
 pub const INLINE_BODY_BYTES_MAX: u64 = 256 << 10;
 
-/// Most messages in a queue: with about 150 bytes of index each, 150 MiB.
+/// Most messages in a queue: each costs some hundred bytes of index in memory.
 pub const QUEUE_MESSAGES_MAX: u64 = 1_000_000;
 
 /// Most bytes of bodies in a queue: a laptop's disk should survive a night of a stuck actor.

@@ -19,6 +19,7 @@ pub const WATCHDOG: Duration = Duration::from_secs(60);
 /// Where the child finds its directory, and how it is to run.
 const DIR: &str = "EMBEDDED_TEST_DIR";
 const FSYNC: &str = "EMBEDDED_TEST_FSYNC";
+const BODY_LIMIT: &str = "EMBEDDED_TEST_BODY_LIMIT";
 const DISK_FREE_MIN: &str = "EMBEDDED_TEST_DISK_FREE_MIN";
 
 /// Largest body of a test's broker, so small that one more byte can be tried.
@@ -31,8 +32,12 @@ fn broker_process() {
     let Ok(dir) = env::var(DIR) else { return };
     set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     let disk_free_min = env::var(DISK_FREE_MIN).unwrap().parse().unwrap();
-    let options =
-        Options { fsync: env::var(FSYNC).is_ok(), message_bytes_max: BODY_MAX, disk_free_min, ..Options::default() };
+    let options = Options {
+        fsync: env::var(FSYNC).is_ok(),
+        message_bytes_max: env::var(BODY_LIMIT).unwrap().parse().unwrap(),
+        disk_free_min,
+        ..Options::default()
+    };
     let dir = Path::new(&dir);
     let _running = Broker::spawn(dir, options, &socket_path(dir)).unwrap();
     loop {
@@ -51,11 +56,12 @@ pub struct Process {
 pub struct Start {
     pub fsync: bool,
     pub disk_free_min: u64,
+    pub message_bytes_max: u64,
 }
 
 impl Default for Start {
     fn default() -> Self {
-        Self { fsync: true, disk_free_min: 0 }
+        Self { fsync: true, disk_free_min: 0, message_bytes_max: BODY_MAX }
     }
 }
 
@@ -65,6 +71,7 @@ impl Process {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "harness::broker_process", "--ignored", "--nocapture"]);
         command.env(DIR, dir).env(DISK_FREE_MIN, start.disk_free_min.to_string());
+        command.env(BODY_LIMIT, start.message_bytes_max.to_string());
         if start.fsync {
             command.env(FSYNC, "1");
         }
@@ -86,6 +93,13 @@ impl Process {
 
     pub fn admin(&self) -> EmbeddedAdmin {
         EmbeddedAdmin::connect(&socket_path(&self.dir)).unwrap()
+    }
+
+    /// Most memory that the process had at a time, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     pub fn kill(&mut self) {

@@ -6,4 +6,5 @@ mod conformance;
 mod disk;
 mod harness;
 mod kill;
+mod large;
 mod tools;

@@ -85,6 +85,24 @@ fn a_socket_path_that_is_too_long_is_told() {
     assert!(matches!(error, ServeError::Listen { .. }), "{error}");
 }
 
+/// Whatever comes over the socket costs its own connection at most.
+#[test]
+fn nonsense_ends_its_connection_alone() {
+    use std::io::{Read, Write};
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("socket");
+    let _broker = Broker::spawn(dir.path(), options(), &socket).unwrap();
+    let mut admin = EmbeddedAdmin::connect(&socket).unwrap();
+    for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xFF; 100], &[0; 8], &[9, 0, 0, 0, 4, 0, 1, 0, b'A', b'S']] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(nonsense).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Ended, at the latest, because this side has said all it had to.
+        let _ = stream.read_to_end(&mut Vec::new());
+        assert!(admin.queues().unwrap().is_empty());
+    }
+}
+
 #[test]
 fn the_socket_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;

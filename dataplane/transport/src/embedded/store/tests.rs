@@ -147,6 +147,23 @@ fn a_torn_write_leaves_a_prefix() {
     assert_eq!(longest as u64, COUNT);
 }
 
+/// A power cut may keep later pages of the last, unconfirmed write and not earlier ones. The tree takes that for
+/// damage of what it had: nothing is lost and nothing is made up, and a person has to decide.
+#[test]
+fn a_hole_in_the_last_write_is_told() {
+    let dir = TempDir::new().unwrap();
+    let mut store = filled(dir.path(), 3);
+    let before = fs::read(journal(dir.path())).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+    store.commit(&mut vec![put(9, &[0xAB; 30_000])], &mut Vec::new()).unwrap();
+    drop(store);
+    let mut bytes = fs::read(journal(dir.path())).unwrap();
+    bytes[before + 8192..before + 12_288].fill(0);
+    fs::write(journal(dir.path()), bytes).unwrap();
+    let error = Store::open(dir.path(), true).err().unwrap();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("mv "), "what to do is not said: {error}");
+}
+
 /// Whatever is overwritten, opening gives the messages or an error that says what to do.
 #[test]
 fn a_damaged_store_is_told_or_harmless() {
