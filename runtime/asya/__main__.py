@@ -23,7 +23,7 @@ Environment:
   ASYA_ACTOR_NAME    name that output is prefixed with (actor)
   ASYA_CONCURRENCY   calls at once in one worker: threads, or tasks of an async handler (1)
   ASYA_BATCH_SIZE    payloads in one call; the handler then takes and returns a list (0: one payload, no list)
-  ASYA_GRACE_PERIOD  seconds between SIGTERM and SIGKILL (30)
+  ASYA_GRACE_PERIOD  time between SIGTERM and SIGKILL: 30s, 1m30s, or a number of seconds (30s)
   ASYA_JSON          auto (orjson when it is installed), orjson or stdlib (auto)
 """
 

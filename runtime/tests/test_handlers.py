@@ -175,6 +175,17 @@ def test_settings_that_cannot_be_read_are_told_all_at_once(zipapp, tmp_path):
         assert name in found.stderr
 
 
+def test_the_grace_period_is_written_as_for_the_sidecar():
+    from asya._runtime.settings import SettingsError, read
+
+    lengths = {"30s": 30, "1h30m": 5400, "250ms": 0.25, "1.5s": 1.5, "45": 45, "0.5": 0.5, "": 30}
+    for text, length in lengths.items():
+        assert read({"ASYA_GRACE_PERIOD": text}).grace_seconds == pytest.approx(length), text
+    for text in ("soon", "5 s", "5x", "-1s", "s", "nan", "1s2"):
+        with pytest.raises(SettingsError, match="ASYA_GRACE_PERIOD"):
+            read({"ASYA_GRACE_PERIOD": text})
+
+
 def test_the_sidecar_may_configure_what_the_environment_does_not(sidecar):
     source = "def handle(p):\n    return 'a'\ndef other(p):\n    return 'b'\n"
     one = sidecar(source, env={"ASYA_HANDLER": ""}, config={"handler": "handlers.other", "concurrency": 4})

@@ -6,10 +6,14 @@ Blocks on: nothing. On failure: `SettingsError`.
 
 from __future__ import annotations
 
+import re
 from typing import Callable, List, Mapping, NamedTuple, Optional
 
 DEFAULT_SOCKET_DIR = "/var/run/asya"
 SOCKET_NAME = "asya-sidecar.sock"
+
+_LENGTH_OF_TIME = re.compile(r"([\d.]+)(h|ms|m|s|us|\u00b5s|\u03bcs|ns)")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ns": 1e-9}
 
 
 class SettingsError(ValueError):
@@ -32,6 +36,14 @@ class Settings(NamedTuple):
     """Which JSON library: auto (orjson when it is there), orjson or stdlib."""
 
 
+def seconds(text: str) -> float:
+    """A length of time as the sidecar reads it too: `1h30m`, `250ms`, or a bare number of seconds."""
+    parts = _LENGTH_OF_TIME.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return float(text)
+
+
 def read(environ: Mapping[str, str]) -> Settings:
     """Read all settings; raise one error for all mistakes."""
     mistakes: List[str] = []
@@ -45,14 +57,14 @@ def read(environ: Mapping[str, str]) -> Settings:
         except ValueError:
             value = least - 1
         if not value >= least:
-            kind = "whole number" if convert is int else "number"
-            mistakes.append(f"{name} must be a {kind} of at least {least}, not {text!r}")
+            kind = "a whole number" if convert is int else "a length of time such as 30s, or a number of seconds,"
+            mistakes.append(f"{name} must be {kind} of at least {least}, not {text!r}")
             return None
         return value
 
     concurrency = number("ASYA_CONCURRENCY", int, 1)
     batch_size = number("ASYA_BATCH_SIZE", int, 0)
-    grace = number("ASYA_GRACE_PERIOD", float, 0)
+    grace = number("ASYA_GRACE_PERIOD", seconds, 0)
     library = environ.get("ASYA_JSON", "").strip() or "auto"
     if library not in ("auto", "orjson", "stdlib"):
         mistakes.append(f"ASYA_JSON must be auto, orjson or stdlib, not {library!r}")
