@@ -56,6 +56,8 @@ class Gauges:
         self.window = values.get("window_messages", 0)
         self.workers = values.get("workers_ready", 0)
         self.connected = values.get("broker_connected", 0)
+        # What is finished waits for its redelivery and is held no less than the rest.
+        self.in_flight = self.active + self.stages.get("finished", 0)
 
 
 class Actor:
@@ -138,6 +140,19 @@ class Actor:
         self.start()
         return True
 
+    def break_consuming(self):
+        """Reset the connection by which messages come, if there is one: the one that has received most."""
+        listing = subprocess.run(
+            ["ss", "-Htinp", "state", "established", "dport", "=", f":{self.broker_port}"], capture_output=True, text=True, check=True
+        ).stdout
+        found = []
+        for line, facts in zip(listing.splitlines()[::2], listing.splitlines()[1::2]):
+            if f"pid={self.sidecar.pid}," in line:
+                received = re.search(r"bytes_received:(\d+)", facts)
+                found.append((int(received.group(1)) if received else 0, line.split()[2]))
+        if found:
+            reset(max(found)[1], self.broker_port)
+
     def stop(self, seconds=60):
         """Drain: SIGTERM to the sidecar, then to the runtime. The sidecar's exit status, or None when it had to be killed."""
         self.sidecar.terminate()
@@ -177,5 +192,10 @@ def break_connections(pid, port):
     """Resets every TCP connection of a process to that port, both ends at once. Says whether there was one."""
     ours = broker_sockets(pid, port)
     for address, _ in ours:
-        subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)
+        reset(address, port)
     return bool(ours)
+
+
+def reset(address, port):
+    """Resets the connection from this address to that port, both ends at once."""
+    subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)

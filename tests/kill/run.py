@@ -47,6 +47,7 @@ def arguments():
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=60, help="how many; a multiple of 20 hits every kind in every stage equally often")
     parser.add_argument("--seconds", type=float, default=0.05, help="how long a handler takes")
+    parser.add_argument("--memory", default="1MiB", help="each sidecar's bound on bytes in flight")
     parser.add_argument("--sidecar", default=f"{target}/release/asya-sidecar")
     parser.add_argument("--runtime", default="target/asya-runtime.pyz")
     parser.add_argument("--python", default=sys.executable)
@@ -76,7 +77,7 @@ class Suite:
             "ASYA_CONCURRENCY": "16",
             # Little memory: the bound on bytes is met again and again, and bodies wait in the socket.
             "ASYA_MAX_MESSAGE_BYTES": "512KiB",
-            "ASYA_MEMORY_BYTES": "1MiB",
+            "ASYA_MEMORY_BYTES": given.memory,
             "ASYA_MAX_WINDOW": "64",
             "KILL_JOURNAL": self.journal,
             "KILL_BROKER_PORT": url.rsplit(":", 1)[1].split("/")[0],
@@ -171,19 +172,17 @@ class Suite:
         begun = time.monotonic()
         # The last actor first: while the others are well, its queue is the fullest.
         turn = [self.actors[(index - number) % len(ROUTE)] for index in range(len(ROUTE) - 1, -1, -1)]
-        broken = None
+        broken = False
         while len(self.answered) < self.given.messages:
             self.look()
             waited = time.monotonic() - begun
             for actor in turn if waited > TURN_SECONDS else turn[:1]:
                 gauges = actor.gauges()
-                if not gauges or not gauges.workers or gauges.window < LEAST_WINDOW or 2 * gauges.active < gauges.window:
+                if not gauges or not gauges.workers or gauges.window < LEAST_WINDOW or 2 * gauges.in_flight < gauges.window:
                     continue
-                if stage == "finished" and broken is not actor:
-                    # A result is kept only for a delivery that was lost: break the connection, and hit again while it is kept.
-                    self.hit(actor, "connection", gauges, None)
-                    broken, begun = actor, time.monotonic()
-                    continue
+                if stage == "finished" and not broken:
+                    broken = self.leave_unclaimed(actor, gauges)
+                    turn, gauges = [actor], actor.gauges() or gauges
                 if not gauges.stages.get(stage) and waited < TURN_SECONDS + STAGE_SECONDS:
                     continue
                 if self.hit(actor, kind, gauges, stage):
@@ -191,14 +190,27 @@ class Suite:
                     return True
         return False
 
+    def leave_unclaimed(self, actor, gauges):
+        """Keep an actor from consuming until it has a finished result whose delivery is lost; the broker cannot redeliver meanwhile."""
+        until = time.monotonic() + STAGE_SECONDS
+        broken = self.hit(actor, "connection", gauges, "publishing")
+        while time.monotonic() < until:
+            now = actor.gauges()
+            if now and now.stages.get("finished"):
+                break
+            actor.break_consuming()
+        return broken
+
     def hit(self, actor, kind, gauges, stage):
         """Kill, and write down when, what and where. Says whether there was something to kill."""
         at = time.monotonic()
         if not actor.kill(kind):
             return False
         where = stage if gauges.stages.get(stage) else max(gauges.stages, key=gauges.stages.get)
-        kill = {"at": at, "kind": kind, "actor": actor.name, "stage": where, "active": gauges.active, "window": gauges.window}
+        kill = {"at": at, "done": time.monotonic(), "kind": kind, "actor": actor.name, "stage": where, "active": gauges.in_flight, "window": gauges.window}
         self.kills.append({**kill, "stages": gauges.stages})
+        with open(os.path.join(self.folder, "kills"), "a") as file:
+            file.write(json.dumps(self.kills[-1]) + "\n")
         self.moved = at
         return True
 

@@ -15,7 +15,7 @@ def straight(identity, begin=10.0):
 
 
 def kill(at, actor, kind="sidecar"):
-    return {"at": at, "actor": actor, "kind": kind}
+    return {"at": at, "done": at, "actor": actor, "kind": kind}
 
 
 def judge(runs, kills, received, sent=("m",)):
@@ -63,10 +63,12 @@ def test_what_ran_twice_at_one_hop_may_come_twice_to_all_that_follow():
 
 
 def test_a_failure_needs_a_kill_where_it_failed():
-    failed = sink("m", 12.0, queue="asya-kill-x-sump", hop=1, reason="RuntimeError")
+    failed = sink("m", 12.0, queue="asya-kill-x-sump", hop=1, reason="WorkerCrashed")
     runs = {("m", 0): [(10.0, 10.5)], ("m", 1): [(11.0, None)]}
     assert judge(runs, [kill(11.3, "b", "worker")], [failed])[1] == []
     assert len(judge(runs, [], [failed])[1]) == 1
+    cancelled = {**failed, "reason": "RuntimeError", "error": "asyncio.exceptions.CancelledError"}
+    assert len(judge(runs, [kill(11.3, "b", "worker")], [cancelled])[1]) == 1
 
 
 def test_the_journal_pairs_begins_with_ends(tmp_path):

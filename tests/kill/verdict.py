@@ -11,7 +11,7 @@ import collections
 import json
 
 SETTLE_SECONDS = 5.0
-# Clocks are one and the same; a kill is noted just before it is done.
+# Clocks are one and the same, and a kill says from when to when it was done; its victim may be told a moment later.
 SLACK_SECONDS = 0.05
 
 
@@ -45,7 +45,7 @@ class Joined:
 
     def hit(self, hop, since, until):
         """A kill of that hop's actor in that time, or None."""
-        return next((kill for kill in self.kills[self.route[hop]] if since - SLACK_SECONDS <= kill["at"] <= until + SLACK_SECONDS), None)
+        return next((kill for kill in self.kills[self.route[hop]] if since - SLACK_SECONDS <= kill["done"] and kill["at"] <= until + SLACK_SECONDS), None)
 
     def explain(self, identity, hop, first, second):
         """The kill that explains why a message came to `hop` at `first` and again at `second` (hop = len(route): the sink)."""
@@ -103,6 +103,8 @@ def judge(sent, runs, kills, received, route):
             duplicate(identity, len(route), (first, first), second)
     failed = [line for line in received if not line["queue"].endswith("-x-sink")]
     for line in failed:
+        if line["reason"] != "WorkerCrashed":
+            faults.append(f"{line['id']} failed at hop {line['hop']} for {line['reason']} ({line['error']}), which no kill is a reason for")
         hit = any(joined.hit(line["hop"], begin, (end or line["at"]) + SETTLE_SECONDS) for begin, end in runs.get((line["id"], line["hop"]), []))
         if not hit:
             faults.append(f"{line['id']} failed at hop {line['hop']} ({line['reason']}, {line['error']}) and no kill explains it")
