@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+// For the sidecars that this program also is.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
     asya_cli::main()

@@ -114,8 +114,7 @@ pub fn runtime(actor: &AsyncActor, socket_dir: &str) -> BTreeMap<String, String>
     set("ASYA_SOCKET_DIR", socket_dir.to_owned());
     actor.spec.concurrency.map(|n| set("ASYA_CONCURRENCY", n.to_string()));
     actor.spec.batch.map(|batch| set("ASYA_BATCH_SIZE", batch.size.to_string()));
-    // In seconds, unlike the sidecar's.
-    actor.spec.graceful_shutdown.map(|grace| set("ASYA_GRACE_PERIOD", grace.0.as_secs_f64().to_string()));
+    actor.spec.graceful_shutdown.map(|grace| set("ASYA_GRACE_PERIOD", grace.to_string()));
     env
 }
 

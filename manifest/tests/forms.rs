@@ -133,7 +133,7 @@ fn the_runtime_gets_its_handler_and_what_the_manifest_writes() {
         ("ASYA_ACTOR_NAME", "text-infer"),
         ("ASYA_BATCH_SIZE", "32"),
         ("ASYA_CONCURRENCY", "4"),
-        ("ASYA_GRACE_PERIOD", "60"),
+        ("ASYA_GRACE_PERIOD", "1m"),
         ("ASYA_HANDLER", "pkg.Infer.process"),
         ("ASYA_SOCKET_DIR", "/run/a"),
         ("MODEL", "small"),
