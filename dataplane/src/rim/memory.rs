@@ -56,6 +56,8 @@ struct Body {
     len: u64,
     pins: u32,
     released: bool,
+    /// A context lies behind it. One at most: the messages of a bundle share a body.
+    lodger: bool,
 }
 
 /// One worker's output region and who has which part of it.
@@ -78,6 +80,8 @@ pub struct SharedMemory {
     outputs: Vec<Option<Output>>,
     results: HashMap<u64, (u32, Extent)>,
     next_result: u64,
+    /// Contexts that have a place of their own.
+    contexts: usize,
 }
 
 impl SharedMemory {
@@ -102,6 +106,7 @@ impl SharedMemory {
             outputs: Vec::new(),
             results: HashMap::new(),
             next_result: 0,
+            contexts: 0,
         })
     }
 
@@ -135,27 +140,37 @@ impl SharedMemory {
         self.body(slot).map(|b| Extent { offset: b.extent.offset, len: b.len })
     }
 
-    /// A place for a call's context: behind the body when its slot has room, else on its own. The second value is to
-    /// be given back by [`SharedMemory::free_context`].
+    /// A place for a call's context: behind the body when its slot has room and nobody else's context there, else on
+    /// its own. The second value, and the slot, are to be given back by [`SharedMemory::free_context`].
     pub(super) fn write_context(&mut self, slot: Slot, context: &[u8]) -> Option<(Extent, Option<Extent>)> {
         let len = context.len() as u64;
-        let body = self.body(slot)?;
+        let body = self.bodies.get_mut(slot.0 as usize)?.as_mut()?;
         let behind = body.len.next_multiple_of(8);
-        let (target, own) = if behind + len <= body.extent.len && body.pins == 0 {
+        let (target, own) = if behind + len <= body.extent.len && body.pins == 0 && !body.lodger {
+            body.lodger = true;
             (Extent { offset: body.extent.offset + behind, len }, None)
         } else {
             let extent = self.arena.alloc(len)?;
+            self.contexts += 1;
             (Extent { offset: extent.offset, len }, Some(extent))
         };
         self.input.slice_mut(target).ok()?.copy_from_slice(context);
         Some((target, own))
     }
 
-    /// Takes a context's own place back.
-    pub(super) fn free_context(&mut self, own: Option<Extent>) {
+    /// Takes a context's place back: its own, or the one behind this body.
+    pub(super) fn free_context(&mut self, slot: Slot, own: Option<Extent>) {
         if let Some(extent) = own {
             self.arena.free(extent).ok();
+            self.contexts -= 1;
+        } else if let Some(body) = self.bodies.get_mut(slot.0 as usize).and_then(Option::as_mut) {
+            body.lodger = false;
         }
+    }
+
+    /// Contexts whose end makes room for others.
+    pub(super) fn contexts(&self) -> usize {
+        self.contexts
     }
 
     /// A worker has views of this slot that outlive its call.
@@ -301,7 +316,7 @@ impl TransportMemory for SharedMemory {
             return Room::Later;
         }
         let Some(extent) = self.arena.alloc(len) else { return Room::Later };
-        let body = Some(Body { extent, len, pins: 0, released: false });
+        let body = Some(Body { extent, len, pins: 0, released: false, lodger: false });
         let index = match self.free.pop() {
             Some(index) => {
                 self.bodies[index as usize] = body;
@@ -357,5 +372,38 @@ impl Store for SharedMemory {
     fn part(&self, slot: Slot, offset: u64, len: u64) -> Part {
         let start = self.place(slot).map_or(0, |extent| extent.offset);
         Part { region: INPUT, offset: start + offset, len }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> SharedMemory {
+        let sizes = Sizes {
+            max_message: 1 << 16,
+            budget: 1 << 20,
+            contexts: 1 << 16,
+            workers: 1,
+            window: 4,
+            concurrency: 1,
+            limits: CallLimits { max_calls: 4, max_pinned: 4, max_result_bytes: 1 << 16 },
+        };
+        SharedMemory::create(sizes).unwrap()
+    }
+
+    #[test]
+    fn messages_that_share_a_body_have_a_place_each_for_their_contexts() {
+        let mut memory = memory();
+        let Room::Granted(slot) = memory.reserve(100) else { panic!("there is room") };
+        let (first, own) = memory.write_context(slot, b"first").unwrap();
+        assert_eq!(own, None, "behind the body");
+        let (second, own) = memory.write_context(slot, b"other").unwrap();
+        assert_eq!(memory.input.slice(first).unwrap(), b"first");
+        assert_eq!(memory.input.slice(second).unwrap(), b"other");
+        memory.free_context(slot, own);
+        assert_eq!(memory.contexts(), 0);
+        memory.free_context(slot, None);
+        assert_eq!(memory.write_context(slot, b"third").unwrap(), (first, None), "its place is free again");
     }
 }

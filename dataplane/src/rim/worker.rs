@@ -3,6 +3,9 @@
 //! Takes calls, gives what became of them. A call that does not fit now waits here; nothing blocks. What the worker
 //! writes that cannot be true ends it ([`Corrupt`]).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::task::{Context, Poll};
@@ -17,21 +20,22 @@ use super::memory::{INPUT, SMALL_ROOM, SharedMemory};
 use super::packet::RaisedError;
 use crate::drive::Call;
 use crate::flow::{CallEnd, MessageId, Output, WorkerEvent, WorkerId};
-use crate::slab::Key;
 
 /// The worker wrote what cannot be true, or its doorbell broke: it is to be killed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) struct Corrupt(#[from] PollError);
 
-/// What is kept of an open (or pinned) call.
+/// What is kept of an open call.
 struct Open {
+    message: MessageId,
     slot: Slot,
     context: Option<Extent>,
 }
 
 /// A call as it is written into the ring, with what it holds.
 struct Waiting {
+    message: MessageId,
     call: asya_ring::Call,
     slot: Slot,
     context: Vec<u8>,
@@ -45,6 +49,9 @@ pub(super) struct Attached {
     output: u32,
     open: HashMap<u64, Open>,
     pinned: HashMap<u64, Slot>,
+    /// Names the next call. Each has a name of its own: a message that runs here again may still be pinned by its last
+    /// call.
+    next_call: u64,
     /// Calls for which the ring or the arena has no place now.
     backlog: VecDeque<Waiting>,
     /// Requests for room that wait for results to leave, oldest first.
@@ -52,6 +59,8 @@ pub(super) struct Attached {
     /// Size of room that a result is likely to need: falls slowly, rises at once.
     likely: u64,
     timeout_ms: u32,
+    /// It wrote what cannot be true: what it wrote after that is not taken.
+    lied: bool,
     completions: Vec<Completion>,
     parts: Vec<RingPart>,
     /// Whether the worker's JSON library is the standard one, once a result has told.
@@ -76,10 +85,12 @@ impl Attached {
             output,
             open: HashMap::new(),
             pinned: HashMap::new(),
+            next_call: 1,
             backlog: VecDeque::new(),
             rooms: VecDeque::new(),
             likely: 0,
             timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            lied: false,
             completions: Vec::new(),
             parts: Vec::new(),
             json_stdlib: None,
@@ -103,8 +114,9 @@ impl Attached {
         asya_envelope::context_json(&call.message.head, &mut context);
         let payload = call.message.payload;
         let waiting = Waiting {
+            message: call.id,
             call: asya_ring::Call {
-                call: call.id.as_u64(),
+                call: self.next_call,
                 more: call.more,
                 alone: call.alone,
                 blobs: payload.blobs,
@@ -116,6 +128,7 @@ impl Attached {
             slot: call.slot,
             context,
         };
+        self.next_call += 1;
         // In order: the core reasons about what runs from the order in which it handed calls over.
         self.backlog.push_back(waiting);
         self.push_backlog(memory, events);
@@ -125,8 +138,8 @@ impl Attached {
         while let Some(mut next) = self.backlog.pop_front() {
             match self.push(memory, &mut next) {
                 Ok(()) => {}
-                // Something is open whose end makes place.
-                Err(PushError::Full | PushError::Pinned) if self.link.open_calls() > 0 => {
+                // Something is open, here or on another worker, whose end makes place.
+                Err(PushError::Full) if self.link.open_calls() > 0 || memory.contexts() > 0 => {
                     self.backlog.push_front(next);
                     return;
                 }
@@ -136,7 +149,7 @@ impl Attached {
                 }
                 Err(error) => events.push(WorkerEvent::Ended {
                     worker: self.id,
-                    call: Key::from_u64(next.call.call),
+                    call: next.message,
                     end: CallEnd::Failed {
                         error: crate::pipeline::error_info(
                             "asya.HandoffError",
@@ -162,11 +175,11 @@ impl Attached {
         next.call.room = memory.room(self.output, wanted, false);
         match self.link.push(&Submission::Call(next.call)) {
             Ok(()) => {
-                self.open.insert(next.call.call, Open { slot: next.slot, context: own });
+                self.open.insert(next.call.call, Open { message: next.message, slot: next.slot, context: own });
                 Ok(())
             }
             Err(error) => {
-                memory.free_context(own);
+                memory.free_context(next.slot, own);
                 if let Some(room) = next.call.room {
                     memory.free_room(self.output, room);
                 }
@@ -175,10 +188,17 @@ impl Attached {
         }
     }
 
+    /// Whether nothing runs though something waits: so many views of old input live that no call may begin.
+    pub(super) fn is_wedged(&self) -> bool {
+        !self.backlog.is_empty() && self.link.open_calls() == 0 && self.link.pinned_calls() > 0
+    }
+
     /// Cancels a call.
-    pub(super) fn cancel(&mut self, call: MessageId) {
+    pub(super) fn cancel(&mut self, message: MessageId) {
         // It may have ended meanwhile.
-        self.link.push(&Submission::Cancel { call: call.as_u64() }).ok();
+        if let Some((&call, _)) = self.open.iter().find(|(_, open)| open.message == message) {
+            self.link.push(&Submission::Cancel { call }).ok();
+        }
     }
 
     /// Rings for everything that was pushed.
@@ -223,10 +243,10 @@ impl Attached {
             guard.clear_ready();
             let taken = self.take(&mut completions, memory, events);
             self.completions = completions;
+            self.lied = taken.is_err() || polled.is_err();
             taken?;
-            if polled? == 0 {
-                break;
-            }
+            // On until the reactor has nothing more: only then has it taken note of whom to wake.
+            polled?;
         }
         self.grant(memory);
         self.push_backlog(memory, events);
@@ -235,12 +255,14 @@ impl Attached {
 
     /// The worker is gone: takes what it had finished, then gives everything back that it held.
     pub(super) fn bury(mut self, memory: &mut SharedMemory, events: &mut Vec<WorkerEvent>) {
-        let mut completions = Vec::new();
-        // What came before a violation is still true.
-        self.link.salvage(&mut completions).ok();
-        self.take(&mut completions, memory, events).ok();
+        if !self.lied {
+            let mut completions = Vec::new();
+            // What came before a violation is still true.
+            self.link.salvage(&mut completions).ok();
+            self.take(&mut completions, memory, events).ok();
+        }
         for open in self.open.into_values() {
-            memory.free_context(open.context);
+            memory.free_context(open.slot, open.context);
         }
         for slot in self.pinned.into_values() {
             memory.unpin(slot);
@@ -273,7 +295,10 @@ impl Attached {
                     if let Some(room) = returned {
                         memory.free_room(self.output, room);
                     }
-                    self.likely = self.likely.max(likely_room(wanted));
+                    // What is refused anyway says nothing of the results to come.
+                    if wanted <= self.link.limits().max_result_bytes {
+                        self.likely = self.likely.max(likely_room(wanted));
+                    }
                     self.rooms.push_back((call, wanted));
                 }
                 Completion::Unpinned { call } => {
@@ -311,7 +336,11 @@ impl Attached {
         let payload =
             Payload { offset: 0, document_len: entry.document_len, len: entry.payload_len, blobs: entry.blobs };
         let output = Output { id: memory.hold(self.output, entry.room), parts: parts.collect(), payload, meta };
-        events.push(WorkerEvent::Result { worker: self.id, call: Key::from_u64(entry.call), output });
+        // The ring has checked that it is open.
+        match self.open.get(&entry.call) {
+            Some(open) => events.push(WorkerEvent::Result { worker: self.id, call: open.message, output }),
+            None => memory.release_result(output.id),
+        }
         if let Some(last) = entry.last {
             self.ended(entry.call, last, CallEnd::Done, memory, events);
         }
@@ -345,15 +374,14 @@ impl Attached {
             memory.free_room(self.output, room);
         }
         self.rooms.retain(|&(asking, _)| asking != call);
-        if let Some(open) = self.open.remove(&call) {
-            memory.free_context(open.context);
-            if last.pinned {
-                memory.pin(open.slot);
-                self.pinned.insert(call, open.slot);
-            }
+        let Some(open) = self.open.remove(&call) else { return };
+        memory.free_context(open.slot, open.context);
+        if last.pinned {
+            memory.pin(open.slot);
+            self.pinned.insert(call, open.slot);
         }
         let elapsed = Duration::from_nanos(last.elapsed_ns);
-        events.push(WorkerEvent::Ended { worker: self.id, call: Key::from_u64(call), end, elapsed });
+        events.push(WorkerEvent::Ended { worker: self.id, call: open.message, end, elapsed });
     }
 }
 
