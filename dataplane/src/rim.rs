@@ -6,6 +6,8 @@
 mod memory;
 mod packet;
 mod peer;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;
@@ -35,6 +37,9 @@ const MAX_PINNED: u32 = 256;
 
 /// A process that hung up gets so long to end by itself.
 const UNDEAD: Duration = Duration::from_secs(2);
+
+/// A worker that keeps so much old input that it can be given nothing gets so long to let go of it.
+const WEDGED: Duration = Duration::from_secs(5);
 
 /// Peers that have not said who they are: more than this at once is a flood, and the oldest is dropped.
 const MAX_STRANGERS: usize = 64;
@@ -75,6 +80,8 @@ struct Seat {
     wanted: bool,
     /// It hung up, and the supervisor has not told its death yet.
     hung_up: Option<Instant>,
+    /// Since when nothing runs on it though something waits.
+    wedged: Option<Instant>,
 }
 
 impl Seat {
@@ -205,6 +212,12 @@ impl SharedRim {
             return;
         }
         self.supervisor = Some(peer);
+        // An earlier supervisor connection may have been lost before it heard this.
+        for index in 0..self.seats.len() as u16 {
+            if self.seats[usize::from(index)].killed.is_some() {
+                self.order_kill(index);
+            }
+        }
     }
 
     /// A worker says who it is. Generation 0 is one that kept its model while the sidecar was replaced.
@@ -224,8 +237,14 @@ impl SharedRim {
         let id = seat.id(index);
         let attached = Attached::new(id, &mut self.memory, self.settings.timeout).and_then(|attached| {
             let packet = ToPeer::attach(index, id.generation, attached.link().geometry());
-            peer.send(&packet, &attached.link().descriptors())?;
-            Ok(attached)
+            match peer.send(&packet, &attached.link().descriptors()) {
+                Ok(()) => Ok(attached),
+                Err(error) => {
+                    // Nobody has heard of it, so it has nothing to say.
+                    attached.bury(&mut self.memory, &mut Vec::new());
+                    Err(error)
+                }
+            }
         });
         match attached {
             Ok(attached) => {
@@ -247,7 +266,7 @@ impl SharedRim {
                 Poll::Ready(Packet::Said(FromPeer::Drain {})) => self.pending.push(WorkerEvent::DrainAsked),
                 Poll::Ready(Packet::Said(FromPeer::Died { worker, generation, exit_code, signal, oom })) => {
                     tracing::warn!(worker, generation, ?exit_code, ?signal, ?oom, "a worker process has ended");
-                    self.reaped(worker, generation);
+                    self.reaped(worker, generation, cx);
                 }
                 Poll::Ready(Packet::End) => {
                     tracing::warn!("the runtime's supervisor is gone; waiting for it to come back");
@@ -265,16 +284,21 @@ impl SharedRim {
         }
     }
 
-    fn reaped(&mut self, index: u16, generation: u32) {
-        let Some(seat) = self.seats.get_mut(usize::from(index)) else { return };
+    fn reaped(&mut self, index: u16, generation: u32, cx: &mut Context<'_>) {
+        let due = |rim: &Self| rim.seats.get(usize::from(index)).is_some_and(|s| s.generation == generation);
         // A process that was killed has a successor already.
-        if generation != seat.generation {
+        if !due(self) {
             return;
         }
-        self.bury(index, Death::Crashed);
-        let seat = &mut self.seats[usize::from(index)];
-        seat.running = false;
-        self.restart_if_due(index);
+        // Its last packet may say why.
+        self.poll_worker(index, cx);
+        if due(self) {
+            self.bury(index, Death::Crashed);
+        }
+        if due(self) {
+            self.seats[usize::from(index)].running = false;
+            self.restart_if_due(index);
+        }
     }
 
     fn poll_worker(&mut self, index: u16, cx: &mut Context<'_>) {
@@ -329,7 +353,12 @@ impl SharedRim {
             return;
         }
         seat.killed = Some(death);
-        let reason = match death {
+        self.order_kill(index);
+    }
+
+    fn order_kill(&mut self, index: u16) {
+        let seat = &self.seats[usize::from(index)];
+        let reason = match seat.killed.unwrap_or(Death::Crashed) {
             Death::TimedOut => "timeout",
             Death::Corrupt => "corrupt",
             Death::Crashed | Death::Detached => "lost",
@@ -376,6 +405,22 @@ impl SharedRim {
         tracing::warn!(worker = index, "a worker hung up and did not end; it is killed");
         self.kill_process(index, Death::Detached);
         self.seats[usize::from(index)].next_process();
+    }
+
+    /// A worker that is so full of views of old input that it can be given nothing is replaced.
+    fn replace_the_wedged(&mut self, index: u16) {
+        let seat = &mut self.seats[usize::from(index)];
+        if !seat.attached.as_ref().is_some_and(Attached::is_wedged) || seat.killed.is_some() {
+            seat.wedged = None;
+            return;
+        }
+        if seat.wedged.get_or_insert_with(Instant::now).elapsed() >= WEDGED {
+            tracing::error!(
+                worker = index,
+                "the handler keeps views of the input of {MAX_PINNED} calls or more, so its worker is replaced: copy what outlives a call"
+            );
+            self.kill_process(index, Death::Detached);
+        }
     }
 
     fn tell_supervisor(&mut self, packet: &ToPeer) {
@@ -459,6 +504,7 @@ impl Rim for SharedRim {
         for index in 0..self.seats.len() as u16 {
             self.poll_worker(index, cx);
             self.kill_the_undead(index);
+            self.replace_the_wedged(index);
         }
         events.append(&mut self.pending);
     }
