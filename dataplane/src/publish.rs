@@ -17,6 +17,9 @@ use crate::flow::{
 };
 use crate::slab::Key;
 
+/// A buffer that has grown beyond this (bytes) is not kept: few heads need it, and many such would be a leak.
+const SPARE_BYTES: usize = 16 << 10;
+
 /// A payload to publish, wherever it lies.
 #[derive(Debug)]
 pub struct Load {
@@ -63,7 +66,7 @@ pub struct Publishing {
     parked: BTreeSet<(Time, PublicationId)>,
     /// Results that more than one open publish lies in, and how many more.
     shared: BTreeMap<OutputId, u32>,
-    /// Buffers of confirmed publishes, used again: bounded by what was ever in flight at once.
+    /// Buffers of confirmed publishes, used again: as many as were ever in flight at once, of [`SPARE_BYTES`] at most.
     spare: Vec<Vec<u8>>,
 }
 
@@ -89,7 +92,7 @@ impl Publishing {
             asya_envelope::encode_json(head, &mut frame, &mut suffix);
             let split = frame.len();
             frame.extend_from_slice(&suffix);
-            self.spare.push(suffix);
+            self.recycle(suffix);
             split
         };
         let content_type = if native { ContentType::Native } else { ContentType::Json };
@@ -113,7 +116,7 @@ impl Publishing {
         frame.extend_from_slice(document);
         let split = frame.len();
         frame.extend_from_slice(&suffix);
-        self.spare.push(suffix);
+        self.recycle(suffix);
         let id = head.id.clone();
         let body = Framed { content_type: ContentType::Json, id, frame, split, parts: Vec::new(), output: None };
         self.start(flight, fx, now, to, body);
@@ -143,6 +146,17 @@ impl Publishing {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.spare.iter().map(Vec::capacity).sum()
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= SPARE_BYTES {
+            self.spare.push(buffer);
+        }
     }
 
     fn start(&mut self, flight: &mut Flight, fx: &mut Effects, now: Now, to: Address, body: Framed) {
@@ -239,7 +253,7 @@ impl Publishing {
                 None => fx.push(Effect::ReleaseOutput(output)),
             }
         }
-        self.spare.push(publication.frame);
+        self.recycle(publication.frame);
         let message = flight.messages.get_mut(publication.message)?;
         message.unconfirmed -= 1;
         Some(publication.message)
