@@ -123,6 +123,10 @@ impl Handoff {
     /// A worker has loaded its handler.
     pub fn on_ready(&mut self, id: WorkerId, concurrency: u16, batch: u16, cancellable: bool) {
         let Some(worker) = self.workers.get_mut(usize::from(id.index)) else { return };
+        // Said twice, it would be taken for a new process, and what is open on this one would be forgotten.
+        if worker.id() == Some(id) {
+            return;
+        }
         *worker = Worker::ready(id, concurrency, batch, cancellable, worker.fruitless);
     }
 
@@ -332,7 +336,7 @@ impl Handoff {
                 self.waiting.push_front(call.message);
             } else if death == Death::TimedOut && call.cancelled && call.group_size == 1 {
                 blame.timed_out.push(call.message);
-            } else if call.alone && death != Death::TimedOut {
+            } else if call.alone && matches!(death, Death::Crashed | Death::Corrupt) {
                 blame.charged.push(call.message);
             } else {
                 blame.suspects += 1;
