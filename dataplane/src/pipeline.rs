@@ -8,8 +8,10 @@
 //! to workers: what was ready in the same turn travels together.
 
 mod failure;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -56,6 +58,8 @@ pub struct Pipeline {
     orphans: Orphans,
     /// Messages of an end actor that failed and run again later: an end actor has nowhere to send them.
     postponed: BTreeSet<(Time, MessageId)>,
+    /// Deliveries for which there was no room, and when they go back. Bounded by the window.
+    returning: VecDeque<(Time, Tag)>,
     queues: BTreeMap<String, Rc<str>>,
     stamp: Stamp,
 }
@@ -72,6 +76,7 @@ impl Pipeline {
             publishing: Publishing::default(),
             orphans: Orphans::default(),
             postponed: BTreeSet::new(),
+            returning: VecDeque::new(),
             queues: BTreeMap::new(),
             stamp: Stamp::default(),
         }
@@ -114,12 +119,15 @@ impl Pipeline {
     pub fn next_timer(&self) -> Option<Time> {
         let unready = match self.phase {
             Phase::Consuming => self.handoff.unready_since().map(|at| at.after(self.settings.ready_grace)),
+            // Nothing is acted on any more.
+            Phase::Drained => return None,
             phase => phase.deadline(),
         };
+        let returning = self.returning.front().map(|&(due, _)| due);
         let postponed = self.postponed.first().map(|&(due, _)| due);
         let handoff = self.handoff.next_timer(&self.settings, &self.flight);
         let stages = [handoff, self.publishing.next_timer(), self.orphans.next_timer()];
-        stages.into_iter().chain([unready, postponed]).flatten().min()
+        stages.into_iter().chain([unready, postponed, returning]).flatten().min()
     }
 
     /// Handles one event. The effects are to be carried out, in order, before the next event is handled.
@@ -211,9 +219,6 @@ impl Pipeline {
                 Err(refusal) => self.refuse(delivery, portion, refusal, now, store, fx),
             }
         }
-        if matches!(self.phase, Phase::Draining { .. }) {
-            self.hand_back(now, store, fx);
-        }
     }
 
     fn admit(
@@ -266,6 +271,7 @@ impl Pipeline {
     }
 
     fn on_lost(&mut self, epoch: u32, fx: &mut Effects) {
+        self.returning.retain(|(_, tag)| tag.epoch != epoch);
         for id in self.flight.deliveries.keys() {
             if let Some(delivery) = self.flight.deliveries.get_mut(id)
                 && delivery.tag.is_some_and(|tag| tag.epoch == epoch)
@@ -418,9 +424,6 @@ impl Pipeline {
             self.charge(id, now, store, fx);
         }
         self.drop_lost(fx);
-        if matches!(self.phase, Phase::Draining { .. }) {
-            self.hand_back(now, store, fx);
-        }
     }
 
     fn on_verdict(&mut self, verdict: Option<Verdict>, now: Now, store: &mut dyn Store, fx: &mut Effects) {
@@ -472,6 +475,7 @@ impl Pipeline {
 
     /// Gives back what has not begun: the broker delivers no more, so nothing given back comes straight in again.
     fn hand_back(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        self.hand_back_returning(Time(u64::MAX), fx);
         let postponed = std::mem::take(&mut self.postponed).into_iter().map(|(_, id)| id);
         let waiting: Vec<MessageId> = self.handoff.take_waiting().into_iter().chain(postponed).collect();
         for id in waiting {
@@ -489,10 +493,26 @@ impl Pipeline {
         }
     }
 
+    /// Gives back what there was no room for and has waited long enough.
+    fn hand_back_returning(&mut self, by: Time, fx: &mut Effects) {
+        while let Some(&(due, tag)) = self.returning.front()
+            && due <= by
+        {
+            self.returning.pop_front();
+            fx.push(Effect::Settle { tag, how: Settlement::Requeue });
+            fx.observe(Observation::HandedBack);
+        }
+    }
+
     fn tick(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
         if self.phase == Phase::Drained {
             return;
         }
+        if matches!(self.phase, Phase::Draining { .. }) {
+            // Whatever has come to wait since the drain began: it does not begin any more.
+            self.hand_back(now, store, fx);
+        }
+        self.hand_back_returning(now.mono, fx);
         self.publishing.tick(&mut self.flight, fx, now);
         self.orphans.tick(&mut self.flight, fx, now.mono);
         self.handoff.expire(&self.settings, &mut self.flight, fx, now);
@@ -502,7 +522,8 @@ impl Pipeline {
                 break;
             }
             self.postponed.pop_first();
-            self.handoff.wait(id, false);
+            let suspect = self.flight.messages.get(id).is_some_and(|m| m.suspect);
+            self.handoff.wait(id, suspect);
         }
         if let Some(since) = self.handoff.unready_since() {
             if now.mono >= since.after(self.settings.ready_grace)
@@ -530,6 +551,7 @@ impl Pipeline {
         let held = |d: &Delivery| d.tag.is_some();
         let idle = !self.flight.deliveries.iter().any(|(_, d)| held(d)) && self.flight.publications.is_empty();
         if now.mono >= deadline {
+            self.hand_back_returning(Time(u64::MAX), fx);
             // Slots and results stay: the transport may still be reading them, and the process is about to end.
             for id in self.flight.deliveries.keys() {
                 if let Some(tag) = self.flight.deliveries.get_mut(id).and_then(|d| d.tag.take()) {

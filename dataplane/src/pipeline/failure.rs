@@ -10,8 +10,8 @@ use asya_transport::Settlement;
 
 use super::{Pipeline, error_info};
 use crate::flow::{
-    DeliveryId, Effect, Effects, Ending, Message, MessageId, Now, Observation, Purpose, Report, Role, State, Store,
-    reason,
+    Delivery, DeliveryId, Effect, Effects, Ending, Message, MessageId, Now, Observation, Purpose, Report, Role, State,
+    Store, reason,
 };
 use crate::intake::{Portion, Refusal};
 use crate::publish::{Address, Load};
@@ -117,11 +117,19 @@ impl Pipeline {
             }
             Refusal::NoRoom => (reason::TOO_LARGE, "no room for its blobs now".into(), Purpose::Again),
         };
-        // The failure sink cannot send to itself, and what has no room is the broker's again: no message is made of it.
-        if members == 1 && (self.settings.queue == self.settings.sump || purpose == Purpose::Again) {
-            let how = if purpose == Purpose::Again { Settlement::Requeue } else { Settlement::Reject };
+        if members == 1 && purpose == Purpose::Again {
+            // Its body goes at once, since room is what is wanted. The delivery goes back after a pause: the broker
+            // would send it again this very moment.
+            if let Some(Delivery { tag, slot, .. }) = self.flight.deliveries.remove(delivery) {
+                fx.push(Effect::ReleaseSlot(slot));
+                self.returning.extend(tag.map(|tag| (now.mono.after(self.settings.backoff), tag)));
+            }
+            return;
+        }
+        // The failure sink cannot send to itself: no message is made of it.
+        if members == 1 && self.settings.queue == self.settings.sump {
             fx.push(Effect::Report(Report::Failed { id: String::new(), reason: why, message: text }));
-            settle::close(&mut self.flight, fx, delivery, how);
+            settle::close(&mut self.flight, fx, delivery, Settlement::Reject);
             return;
         }
         let Portion { slot, offset, len, content_type } = portion;
