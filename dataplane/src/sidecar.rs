@@ -218,7 +218,7 @@ async fn turn_until_drained<T: Transport>(
         [signal(SignalKind::terminate()).map_err(system)?, signal(SignalKind::interrupt()).map_err(system)?];
     let mut sleep = pin!(sleep_until(tokio::time::Instant::now()));
     let mut ever_ready = false;
-    let mut last_turns = 0_u32;
+    let mut flush_by = None;
     poll_fn(|cx| {
         let asked = signals.iter_mut().any(|s| signalled(s, cx));
         let now = clocks.now();
@@ -237,8 +237,8 @@ async fn turn_until_drained<T: Transport>(
         }
         if sidecar.drained() {
             // What was settled last is on its way once the transport has written it out.
-            last_turns += 1;
-            if sidecar.transport().flushed() || last_turns > 1_000 {
+            let flush_by = *flush_by.get_or_insert(now.mono.after(FLUSH));
+            if sidecar.transport().flushed() || now.mono >= flush_by {
                 tracing::info!("drained");
                 return Poll::Ready(Ok(()));
             }
