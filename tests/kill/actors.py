@@ -140,19 +140,6 @@ class Actor:
         self.start()
         return True
 
-    def break_consuming(self):
-        """Reset the connection by which messages come, if there is one: the one that has received most."""
-        listing = subprocess.run(
-            ["ss", "-Htinp", "state", "established", "dport", "=", f":{self.broker_port}"], capture_output=True, text=True, check=True
-        ).stdout
-        found = []
-        for line, facts in zip(listing.splitlines()[::2], listing.splitlines()[1::2]):
-            if f"pid={self.sidecar.pid}," in line:
-                received = re.search(r"bytes_received:(\d+)", facts)
-                found.append((int(received.group(1)) if received else 0, line.split()[2]))
-        if found:
-            reset(max(found)[1], self.broker_port)
-
     def stop(self, seconds=60):
         """Drain: SIGTERM to the sidecar, then to the runtime. The sidecar's exit status, or None when it had to be killed."""
         self.sidecar.terminate()
@@ -192,10 +179,5 @@ def break_connections(pid, port):
     """Resets every TCP connection of a process to that port, both ends at once. Says whether there was one."""
     ours = broker_sockets(pid, port)
     for address, _ in ours:
-        reset(address, port)
+        subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)
     return bool(ours)
-
-
-def reset(address, port):
-    """Resets the connection from this address to that port, both ends at once."""
-    subprocess.run(["ss", "-K", "-t", "state", "established", "src", address, "dport", "=", f":{port}"], capture_output=True, check=True)

@@ -191,14 +191,14 @@ class Suite:
         return False
 
     def leave_unclaimed(self, actor, gauges):
-        """Keep an actor from consuming until it has a finished result whose delivery is lost; the broker cannot redeliver meanwhile."""
-        until = time.monotonic() + STAGE_SECONDS
+        """Break an actor's connections and wait until it has a finished result whose delivery is lost; the broker delivers it
+        again within moments, so the next kill must be quick."""
+        until = time.monotonic() + TURN_SECONDS + STAGE_SECONDS
         broken = self.hit(actor, "connection", gauges, "publishing")
-        while time.monotonic() < until:
+        while broken and time.monotonic() < until:
             now = actor.gauges()
             if now and now.stages.get("finished"):
                 break
-            actor.break_consuming()
         return broken
 
     def hit(self, actor, kind, gauges, stage):
@@ -209,8 +209,6 @@ class Suite:
         where = stage if gauges.stages.get(stage) else max(gauges.stages, key=gauges.stages.get)
         kill = {"at": at, "done": time.monotonic(), "kind": kind, "actor": actor.name, "stage": where, "active": gauges.in_flight, "window": gauges.window}
         self.kills.append({**kill, "stages": gauges.stages})
-        with open(os.path.join(self.folder, "kills"), "a") as file:
-            file.write(json.dumps(self.kills[-1]) + "\n")
         self.moved = at
         return True
 
@@ -228,6 +226,9 @@ def run_on(given, version, url):
     except BaseException:
         print(f"logs and journals: {folder}", file=sys.stderr)
         raise
+    finally:
+        with open(os.path.join(folder, "kills"), "w") as file:
+            file.writelines(json.dumps(kill) + "\n" for kill in suite.kills)
     with open(os.path.join(folder, "sent")) as file:
         sent = {line.split()[0] for line in file}
     counts, faults = verdict.judge(sent, verdict.read_journal(suite.journal), suite.kills, verdict.read_lines(suite.received), ROUTE)
