@@ -204,6 +204,9 @@ pub struct Failed {
     /// Where the broker is.
     #[command(flatten)]
     pub place: Place,
+    /// What the broker itself gave up of this actor's messages, instead of what failed
+    #[arg(long, value_name = "ACTOR")]
+    pub dead: Option<String>,
     /// Show the one with this id (its first characters are enough), with its traceback and payload
     #[arg(long, value_name = "ID")]
     pub show: Option<String>,

@@ -28,10 +28,7 @@ struct Row {
 /// Prints a line for each queue.
 pub async fn queues(args: &Queues) -> Result<(), Error> {
     let target = broker::target(&args.place)?;
-    let rows = match &target.broker {
-        BrokerAt::Embedded(socket) => all_of(socket, &target, &args.actors)?,
-        BrokerAt::RabbitMq(_) => asked_for(&target, &args.actors).await?,
-    };
+    let rows = rows(&target, &args.actors).await?;
     if args.json {
         let rows: Vec<serde_json::Value> = rows
             .into_iter()
@@ -51,6 +48,19 @@ pub async fn queues(args: &Queues) -> Result<(), Error> {
     }
     print!("{table}");
     Ok(())
+}
+
+/// Actors of whose messages the broker itself gave some up, and how many.
+pub async fn dead(target: &Target) -> Result<Vec<(String, u64)>, Error> {
+    let rows = rows(target, &[]).await?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.actor?, row.dead.filter(|count| *count > 0)?))).collect())
+}
+
+async fn rows(target: &Target, asked: &[String]) -> Result<Vec<Row>, Error> {
+    match &target.broker {
+        BrokerAt::Embedded(socket) => all_of(socket, target, asked),
+        BrokerAt::RabbitMq(_) => asked_for(target, asked).await,
+    }
 }
 
 /// The actors that are known or named, and both sinks, each queue once.

@@ -39,46 +39,35 @@ pub async fn send(args: &Send) -> Result<(), Error> {
         check_route(&mut client, &target, &route).await?;
     }
     let results = if args.wait { Some(Results::open(&target, args, inputs.count).await?) } else { None };
-    let first = route.first().cloned().unwrap_or_default();
-    let queue = queue_name(&target.namespace, &first).map_err(|e| Error::Usage(e.to_string()))?;
-    let head = Head {
-        namespace: Some(target.namespace.clone()),
-        headers: with_reply(headers, results.as_ref()),
-        ..Head::new("", Route { prev: Vec::new(), curr: first, next: route.get(1..).unwrap_or_default().to_vec() })
+    let reply_queue = results.as_ref().map(|results| results.queue.clone());
+    let sender = Sender::new(client, &target, route, headers, reply_queue.as_deref(), args, inputs.count)?;
+    let outcome = tokio::select! {
+        outcome = send_and_wait(sender, inputs, results, args) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Error::Failed("interrupted; what was sent stays on its way".to_owned())),
     };
-    let bar = bar(inputs.count, if args.wait { "sent and answered" } else { "sent" });
-    let journal = match &args.journal {
-        Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::file(path))?)),
-        None => None,
-    };
-    let count = inputs.count;
-    let sender = Sender {
-        client,
-        queue,
-        head,
-        id: args.id.clone(),
-        count,
-        open: BTreeMap::new(),
-        open_bytes: 0,
-        journal,
-        confirmed: 0,
-        backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
-        bar: bar.clone(),
-        counts: results.is_none(),
-    };
-    let sent = match results {
-        None => sender.run(inputs).await?,
+    let Some(reply_queue) = reply_queue else { return outcome };
+    // However it ended: nobody else would ever read it.
+    let dropped = broker::drop_queue(&target, &reply_queue).await;
+    outcome.and(dropped)
+}
+
+async fn send_and_wait(sender: Sender, inputs: Inputs, results: Option<Results>, args: &Send) -> Result<(), Error> {
+    let bar = sender.bar.clone();
+    match results {
+        None => {
+            let sent = sender.run(inputs).await?;
+            bar.finish_and_clear();
+            eprintln!("sent {sent} {} to {}", plural(sent, "message"), args.route);
+            Ok(())
+        }
         Some(results) => {
             // Results are printed while the rest is sent, so that the reply queue never grows long.
-            let (sent, ended) = tokio::join!(sender.run(inputs), results.run(bar.clone()));
-            let sent = sent?;
+            let sending = async { sender.run(inputs).await.map(drop) };
+            let both = tokio::try_join!(sending, results.run(bar.clone()));
             bar.finish_and_clear();
-            return ended.map(|()| sent).map(drop);
+            both.map(drop)
         }
-    };
-    bar.finish_and_clear();
-    eprintln!("sent {sent} {} to {}", plural(sent, "message"), args.route);
-    Ok(())
+    }
 }
 
 /// `1 message`, `2 messages`.
@@ -111,13 +100,6 @@ fn headers(pairs: &[String]) -> Result<Headers, Error> {
         }
     }
     Ok(headers)
-}
-
-fn with_reply(mut headers: Headers, results: Option<&Results>) -> Headers {
-    if let Some(results) = results {
-        headers.set_str(HEADER_REPLY_TO, &results.queue);
-    }
-    headers
 }
 
 /// Every actor of the route must have a queue: a message to nowhere would only fail later, far from who sent it.
@@ -167,10 +149,51 @@ struct Sender {
     confirmed: u64,
     backoff: Backoff,
     bar: ProgressBar,
+    /// Whether a message counts on the bar when it is sent, and not when it is answered.
     counts: bool,
 }
 
 impl Sender {
+    fn new(
+        client: Client,
+        target: &Target,
+        route: Vec<String>,
+        mut headers: Headers,
+        reply_queue: Option<&str>,
+        args: &Send,
+        count: u64,
+    ) -> Result<Self, Error> {
+        if let Some(queue) = reply_queue {
+            headers.set_str(HEADER_REPLY_TO, queue);
+        }
+        let mut actors = route.into_iter();
+        let curr = actors.next().unwrap_or_default();
+        let queue = queue_name(&target.namespace, &curr).map_err(|e| Error::Usage(e.to_string()))?;
+        let head = Head {
+            namespace: Some(target.namespace.clone()),
+            headers,
+            ..Head::new("", Route { prev: Vec::new(), curr, next: actors.collect() })
+        };
+        let journal = match &args.journal {
+            Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::file(path))?)),
+            None => None,
+        };
+        Ok(Self {
+            client,
+            queue,
+            head,
+            id: args.id.clone(),
+            count,
+            open: BTreeMap::new(),
+            open_bytes: 0,
+            journal,
+            confirmed: 0,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            bar: bar(count, if args.wait { "sent and answered" } else { "sent" }),
+            counts: !args.wait,
+        })
+    }
+
     /// Publishes everything and waits until all of it is safe.
     async fn run(mut self, inputs: Inputs) -> Result<u64, Error> {
         for (number, input) in inputs.messages().enumerate() {
@@ -268,7 +291,6 @@ impl Sender {
 
 /// Where the results arrive.
 struct Results {
-    target: Target,
     client: Client,
     queue: String,
     expect: u64,
@@ -288,15 +310,7 @@ impl Results {
         client.consume(&queue, RESULTS_WINDOW);
         let by_id = if args.expect.is_none() { Some(BTreeSet::new()) } else { None };
         let idle_max = args.timeout.0;
-        Ok(Self {
-            target: target.clone(),
-            client,
-            queue,
-            expect: args.expect.unwrap_or(count),
-            by_id,
-            idle_max,
-            envelopes: args.envelopes,
-        })
+        Ok(Self { client, queue, expect: args.expect.unwrap_or(count), by_id, idle_max, envelopes: args.envelopes })
     }
 
     /// Prints results until all are there.
@@ -330,8 +344,6 @@ impl Results {
             bar.inc(u64::from(counts));
             self.client.settle(message.tag, Settlement::Ack);
         }
-        drop(self.client);
-        broker::drop_queue(&self.target, &self.queue).await?;
         match failed {
             0 => Ok(()),
             _ => Err(Error::Failed(format!("{failed} of {got} failed\n  = `asya failed` shows them"))),

@@ -7,9 +7,10 @@ use crate::args::{Failed, Place, Results};
 use crate::broker;
 use crate::error::Error;
 use crate::message::{Received, read};
+use crate::send::plural;
 use crate::table::Table;
 use asya_envelope::Phase;
-use asya_envelope::names::{SINK, SUMP, queue_name};
+use asya_envelope::names::{SINK, SUMP, dead_letter, queue_name};
 use asya_transport::{Event, Settlement, Tag};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Prints what reached the end of its route.
 pub async fn results(args: &Results) -> Result<(), Error> {
     let mut count = 0_u64;
-    walk(&args.place, SINK, args.limit, args.take, |message| {
+    walk(&args.place, Queue::Of(SINK), args.limit, args.take, |message| {
         count += 1;
         match message {
             Ok(message) if args.envelopes => println!("{}", message.envelope),
@@ -47,7 +48,7 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
     }
     let mut table = Table::new(["ID", "ACTOR", "ATTEMPT", "ERROR", "MESSAGE"]);
     let mut count = 0_u64;
-    walk(&args.place, SUMP, args.limit, args.take, |message| {
+    walk(&args.place, of(args), args.limit, args.take, |message| {
         count += 1;
         match message {
             Ok(message) if args.envelopes => println!("{}", message.envelope),
@@ -61,17 +62,28 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
         return Ok(());
     }
     if count == 0 {
-        eprintln!("nothing has failed");
+        eprintln!(
+            "{}",
+            if args.dead.is_some() { "the broker has given up nothing of it" } else { "nothing has failed" }
+        );
     } else {
         print!("{table}");
         eprintln!("`asya failed --show ID` shows one with its traceback");
+    }
+    if args.dead.is_none() {
+        for (actor, count) in crate::queues::dead(&broker::target(&args.place)?).await? {
+            let messages = plural(count, "message");
+            eprintln!(
+                "the broker itself gave up {count} {messages} of {actor}: `asya failed --dead {actor}` shows them"
+            );
+        }
     }
     Ok(())
 }
 
 async fn show(args: &Failed, id: &str) -> Result<(), Error> {
     let mut shown = false;
-    walk(&args.place, SUMP, LOOK_MAX, false, |message| {
+    walk(&args.place, of(args), LOOK_MAX, false, |message| {
         match message {
             Ok(message) if message.head.id.starts_with(id) => {
                 print!("{}", whole(message));
@@ -88,16 +100,31 @@ async fn show(args: &Failed, id: &str) -> Result<(), Error> {
     Err(Error::Failed(format!("no failed message has an id that begins with {id:?}\n  = `asya failed` lists them")))
 }
 
-/// Goes through a sink until `see` has enough.
+/// A queue to look into.
+#[derive(Clone, Copy)]
+enum Queue<'a> {
+    /// An actor's.
+    Of(&'a str),
+    /// What the broker gave up of an actor's.
+    DeadOf(&'a str),
+}
+
+fn of(args: &Failed) -> Queue<'_> {
+    args.dead.as_deref().map_or(Queue::Of(SUMP), Queue::DeadOf)
+}
+
+/// Goes through a queue until `see` has enough.
 async fn walk(
     place: &Place,
-    sink: &str,
+    queue: Queue<'_>,
     limit: u64,
     take: bool,
     mut see: impl FnMut(Result<&Received, &str>) -> bool,
 ) -> Result<(), Error> {
     let target = broker::target(place)?;
-    let queue = queue_name(&target.namespace, sink).map_err(|e| Error::Usage(e.to_string()))?;
+    let (Queue::Of(actor) | Queue::DeadOf(actor)) = queue;
+    let own = queue_name(&target.namespace, actor).map_err(|e| Error::Usage(e.to_string()))?;
+    let queue = if matches!(queue, Queue::DeadOf(_)) { dead_letter(&own) } else { own };
     let mut client = broker::connect(&target).await?;
     let Some(depth) = client.depth(&queue).await? else { return Ok(()) };
     let most = if take { limit } else { limit.min(LOOK_MAX) }.min(depth.ready);

@@ -206,3 +206,29 @@ fn sinks_stay_bounded() {
     place.ok(&["send", "work", "many.jsonl", "--wait"]);
     place.wait_for("the sink to be cut", || place.ready("x-sink") == Some(10));
 }
+
+#[test]
+fn a_message_that_is_too_large_is_told_and_kept() {
+    let small = format!("{MANIFEST}  sidecar: {{env: [{{name: ASYA_MAX_MESSAGE_BYTES, value: 64KiB}}]}}\n");
+    let place = Place::new(&[("work.yaml", &small), ("work.py", "def run(payload):\n    return 1\n")]);
+    let _run = place.run(&["work.yaml"]).until_ready();
+    std::fs::write(place.path("large.bin"), vec![7; 100_000]).unwrap();
+    place.ok(&["send", "work", "large.bin", "{}", "--id", "big"]);
+    place.wait_for("the small one at its end", || place.ready("x-sink") == Some(1));
+    let output = place.asya(&["failed"]);
+    let said = text(&output.stderr);
+    assert!(said.contains("the broker itself gave up 1 message of work: `asya failed --dead work`"), "{said}");
+    let whole = place.ok(&["failed", "--dead", "work", "--envelopes"]);
+    let envelope: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!((envelope["id"].as_str(), envelope["blobs"][0]["shape"][0].as_u64()), (Some("big-0"), Some(100_000)));
+    assert!(place.ok(&["failed", "--dead", "work", "--show", "big"]).contains("binary    100000 bytes"));
+}
+
+#[test]
+fn waiting_in_vain_ends_and_leaves_no_queue_behind() {
+    let place = place("def run(payload):\n    return payload\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let error = place.fails(&["send", "work", "{}", "--wait", "--expect", "2", "--timeout", "1s"]);
+    assert!(error.contains("1 of 2 results came, and none for 1s"), "{error}");
+    assert!(!place.ok(&["queues"]).contains("reply"), "{}", place.ok(&["queues"]));
+}
