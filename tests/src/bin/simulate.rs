@@ -1,18 +1,24 @@
 //! Plays seeds of the simulation: `simulate [--seeds N] [--from SEED]`, or `simulate --seed SEED [--message ID]` for one
-//! seed's story.
+//! seed's story. A seed that panics or never ends breaks a rule like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use asya_tests::simulation::ledger::{FAULTS, Fault};
-use asya_tests::simulation::run::{STATES, run};
+use asya_tests::simulation::run::{Outcome, STATES, run};
 use clap::Parser;
+
+/// A seed that takes longer than this never ends: the slowest takes a thousandth of it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Plays seeds of the deterministic simulation and checks its rules after every event.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many seeds to play.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 3_000)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
@@ -48,12 +54,40 @@ fn story(seed: u64, message: Option<&str>) -> ExitCode {
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Plays a seed; a panic of the core is told as a broken rule.
+fn attempt(seed: u64) -> Outcome {
+    catch_unwind(|| run(seed, false)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default();
+        Outcome { violations: vec![format!("panic: {text}")], ..Outcome::default() }
+    })
+}
+
+/// Ends the process, with a report, when a seed never ends.
+fn watch(current: &'static AtomicU64) {
+    std::thread::spawn(move || {
+        loop {
+            let before = current.load(Ordering::Relaxed);
+            std::thread::sleep(PATIENCE);
+            if current.load(Ordering::Relaxed) == before {
+                println!("seed {before}: never ends");
+                println!("{}", serde_json::json!({ "violations": 1, "first_violation": before }));
+                std::process::exit(1);
+            }
+        }
+    });
+}
+
 fn many(arguments: &Arguments) -> ExitCode {
+    static CURRENT: AtomicU64 = AtomicU64::new(0);
+    watch(&CURRENT);
     let mut faults: BTreeMap<Fault, u64> = FAULTS.into_iter().map(|f| (f, 0)).collect();
     let mut states = BTreeSet::new();
     let (mut messages, mut violations, mut played) = (0, 0, 0);
+    let mut first = None;
     for seed in arguments.from..arguments.from + arguments.seeds {
-        let outcome = run(seed, false);
+        CURRENT.store(seed, Ordering::Relaxed);
+        let outcome = attempt(seed);
         played += 1;
         messages += outcome.messages;
         states.extend(outcome.states);
@@ -62,6 +96,7 @@ fn many(arguments: &Arguments) -> ExitCode {
         }
         if !outcome.violations.is_empty() {
             violations += 1;
+            first.get_or_insert(seed);
             println!("seed {seed}: {}", outcome.violations.join("; "));
             if arguments.first {
                 break;
@@ -80,6 +115,7 @@ fn many(arguments: &Arguments) -> ExitCode {
         "states_reached": reached,
         "states": STATES.len(),
         "violations": violations,
+        "first_violation": first,
     });
     println!("{report}");
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -69,7 +69,7 @@ pub const STATES: [&str; 34] = [
 ];
 
 /// What a run came to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Broken rules.
     pub violations: Vec<String>,
