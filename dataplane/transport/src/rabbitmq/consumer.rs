@@ -291,11 +291,14 @@ impl Consumer {
             }
             Method::ChannelFlow { active } => out.own(|out| encode::flow_ok(out, CHANNEL, active)),
             Method::ChannelClose(close) => {
+                let why = close.describe();
                 // The queue cannot be consumed: said apart, because a reconnect says the same for other reasons.
-                if let Phase::Starting(wanted) = &self.phase {
-                    events.push(Event::DeclareFailed { queue: wanted.queue.clone(), why: close.describe() });
+                if let Phase::Starting(wanted) = &self.phase
+                    && !refuses_timeout(&why)
+                {
+                    events.push(Event::DeclareFailed { queue: wanted.queue.clone(), why: why.clone() });
                 }
-                return Err(LinkError::ChannelClosed { code: close.code, why: close.describe() });
+                return Err(LinkError::ChannelClosed { code: close.code, why });
             }
             _ => return Err(LinkError::Unexpected("on the channel of deliveries")),
         }
@@ -401,6 +404,11 @@ impl Consumer {
         }
         Ok(())
     }
+}
+
+/// Whether a channel was closed because this kind of queue (an existing classic one) takes no timeout of a consumer.
+pub(crate) fn refuses_timeout(why: &str) -> bool {
+    why.contains("x-consumer-timeout")
 }
 
 fn consumer_tag(number: u32) -> String {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::NAME_MAX;
 use super::backoff::Backoff;
 use super::config::RabbitMqConfig;
-use super::consumer::{Consumer, Wanted};
+use super::consumer::{Consumer, Wanted, refuses_timeout};
 use super::handshake::{OpenError, Opened, Role, open};
 use super::link::{Frames as _, Link, LinkError};
 use super::publisher::Publisher;
@@ -85,6 +85,8 @@ pub(crate) struct Session {
     /// What was declared, in order; one entry a queue name.
     declares: Vec<Remembered>,
     wanted: Option<Wanted>,
+    /// The wanted queue takes no timeout of a consumer: the broker's own holds.
+    timeout_refused: bool,
     /// The epoch of the last session that began, and whether it still lasts.
     epoch: u32,
     connected: bool,
@@ -110,6 +112,7 @@ impl Session {
             retry_publishing: Backoff::new(),
             declares: Vec::new(),
             wanted: None,
+            timeout_refused: false,
             epoch: 0,
             connected: false,
             fatal: None,
@@ -138,7 +141,8 @@ impl Session {
             Op::Consume { queue, window } => {
                 let wanted = Wanted { queue: queue.to_owned(), window: window.clamp(1, 65_535) as u16 };
                 self.wanted = Some(wanted.clone());
-                let spec = self.declares.iter().map(|d| &d.spec).find(|spec| spec.queue == queue);
+                let refused = self.timeout_refused;
+                let spec = self.declares.iter().map(|d| &d.spec).find(|spec| spec.queue == queue && !refused);
                 if let Some((link, consumer)) = self.consuming.up() {
                     consumer.want(wanted, spec, &mut link.out);
                 }
@@ -302,7 +306,7 @@ impl Session {
     fn opened_consuming(&mut self, opened: Opened) {
         // The epoch begins with the event that says so; nothing is delivered before.
         let mut consumer = Consumer::new(self.epoch + 1, opened.version, self.wanted.clone());
-        consumer.set_timeout(self.wanted_spec());
+        consumer.set_timeout(self.wanted_spec().filter(|_| !self.timeout_refused));
         self.consuming = Side::Up(Box::new((opened.link, consumer)));
     }
 
@@ -403,6 +407,7 @@ impl Session {
             return;
         };
         tracing::warn!(error = %why, "lost the consuming connection");
+        self.timeout_refused |= refuses_timeout(&why);
         if self.publishing.is_up()
             && let Side::Up(up) = std::mem::replace(&mut self.publishing, Side::Down(again))
         {
