@@ -129,6 +129,10 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     if let Some(hosted) = hosted {
         hosted.stop()?;
     }
+    // Only sockets, and nobody listens any more. What a killed run leaves is used again by the next one.
+    if let Err(error) = std::fs::remove_dir_all(&sockets) {
+        eprintln!("the sockets in {} could not be removed: {error}", sockets.display());
+    }
     let _held_until_here: Lock = lock;
     outcome
 }

@@ -54,6 +54,7 @@ fn hello_runs_answers_and_drains() {
         place.log()
     );
     place.wait_for("the end of all processes", || !children.iter().any(|pid| lives(*pid)));
+    assert!(!place.path(".asya/run").exists());
 }
 
 #[test]
