@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the runtime's tests on each Python given (default: the oldest and the newest that can be found), each of them
-# twice: with nothing but pytest, and with numpy, orjson and pydantic beside it. Then the type checker.
+# twice: with nothing but pytest (and its xdist), and with numpy, orjson and pydantic beside it. Then the type checker.
 #
 #     runtime/tests/run.sh [python ...]
 #
@@ -53,13 +53,14 @@ environment() { # name, python, packages…
 for python; do
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     for kind in plain extras; do
-        packages=pytest
-        [ "$kind" = plain ] || packages="pytest numpy orjson pydantic"
+        # Most of a test is waiting for processes to start, hence xdist.
+        packages="pytest pytest-xdist"
+        [ "$kind" = plain ] || packages="$packages numpy orjson pydantic"
         # shellcheck disable=SC2086
         environment "$version-$kind" "$python" $packages
         echo "== Python $version, $kind"
         # shellcheck disable=SC2086
-        "$venvs/$version-$kind/bin/python" -m pytest -q -p no:cacheprovider ${PYTEST_ARGS:-} "$here"
+        "$venvs/$version-$kind/bin/python" -m pytest -q -p no:cacheprovider -n 4 ${PYTEST_ARGS:-} "$here"
     done
     newest=$python
 done
@@ -67,4 +68,4 @@ done
 environment types "$newest" mypy
 echo "== mypy --strict"
 cd "$root/runtime"
-"$venvs/types/bin/mypy" --strict --python-version 3.10 --cache-dir "$venvs/mypy-cache" asya build.py
+"$venvs/types/bin/mypy" --cache-dir "$venvs/mypy-cache"
