@@ -92,6 +92,10 @@ impl Transport for RabbitMq {
         self.arm(cx, due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)));
     }
 
+    fn flushed(&self) -> bool {
+        self.session.is_flushed()
+    }
+
     fn limits(&self) -> Limits {
         Limits { max_message_bytes: self.session.message_limit(), delay: false }
     }

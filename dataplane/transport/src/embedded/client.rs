@@ -303,6 +303,14 @@ impl Transport for EmbeddedTransport {
         while self.advance(cx, memory, events) {}
     }
 
+    fn flushed(&self) -> bool {
+        match &self.state {
+            State::Up(session) => session.is_flushed(),
+            // What a lost connection would have carried was answered, or its delivery is void.
+            _ => true,
+        }
+    }
+
     fn limits(&self) -> Limits {
         Limits { max_message_bytes: self.max_message_bytes, delay: true }
     }

@@ -218,6 +218,11 @@ impl Consumer {
         self.acked.clear();
     }
 
+    /// Whether every acknowledgement is in the outbox.
+    pub(crate) const fn acks_are_written(&self) -> bool {
+        self.acked.is_empty()
+    }
+
     /// Asks again for the room that was not there.
     pub(crate) fn resume(&mut self, memory: &mut dyn Memory, out: &mut Outbox, events: &mut Vec<Event>) {
         if let Arrival::Waiting(announced) = self.arrival {

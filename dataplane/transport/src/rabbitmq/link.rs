@@ -169,6 +169,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether everything has been handed to the kernel.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.out.is_empty() && self.stream.is_flushed()
+    }
+
     /// Writes what the socket takes now.
     pub(crate) fn flush(&mut self, memory: &dyn Memory) -> Result<(), LinkError> {
         if !self.out.is_empty() {

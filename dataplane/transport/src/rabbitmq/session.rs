@@ -209,6 +209,20 @@ impl Session {
         self.ready.push(Event::DeclareFailed { queue: queue.to_owned(), why });
     }
 
+    /// Whether everything that was submitted has been handed to the kernel. What a lost connection would have carried
+    /// is not waited for: it was answered, or its delivery is void.
+    pub(crate) fn is_flushed(&self) -> bool {
+        let published = match &self.publishing {
+            Side::Up(up) => up.0.is_flushed(),
+            _ => true,
+        };
+        published
+            && match &self.consuming {
+                Side::Up(up) => up.1.acks_are_written() && up.0.is_flushed(),
+                _ => true,
+            }
+    }
+
     pub(crate) fn flush(&mut self, memory: &mut dyn Memory) {
         if let Some((link, _)) = self.publishing.up()
             && let Err(error) = link.flush(memory)

@@ -97,7 +97,15 @@ impl Stream {
         }
     }
 
-    /// The same, arranging for a wake.
+    /// Whether everything that was taken out of an outbox has been handed to the kernel.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls { stream, plaintext, at } => *at == plaintext.len() && !stream.get_ref().1.wants_write(),
+        }
+    }
+
+    /// What [`Stream::write`] does, arranging for a wake.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

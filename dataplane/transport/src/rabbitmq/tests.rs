@@ -5,6 +5,7 @@ mod client;
 mod connecting;
 mod consuming;
 mod declaring;
+mod flushing;
 mod losing;
 mod publishing;
 mod server;

@@ -4,6 +4,7 @@
 
 mod conformance;
 mod disk;
+mod flushing;
 mod harness;
 mod kill;
 mod large;

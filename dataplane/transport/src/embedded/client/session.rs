@@ -93,6 +93,11 @@ impl Session {
         session
     }
 
+    /// Whether everything has been handed to the kernel.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.publisher.out.is_empty() && self.consumer.out.is_empty()
+    }
+
     /// Consumes over the consumer's connection, where the queue is declared too: between two connections there is no
     /// order.
     pub(super) fn consume(&mut self, declares: &[Spec], consume: &Option<(String, u32)>) {

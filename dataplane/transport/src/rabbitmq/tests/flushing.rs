@@ -1,0 +1,40 @@
+//! When everything that was submitted is with the kernel.
+
+use super::client::Client;
+use super::server::{Manners, Server};
+use crate::api::{Op, Outcome, Settlement, Transport};
+use crate::rabbitmq::handshake::Role;
+
+#[test]
+fn what_is_submitted_is_flushed_once_the_kernel_has_it() {
+    let server = Server::new(Manners::default());
+    let mut client = Client::connected(server.config());
+    client.consume(8);
+    assert!(!client.transport.flushed(), "the wish for a consumer waits");
+    client.flush();
+    assert!(client.transport.flushed());
+    client.publish(1, b"body");
+    assert!(!client.transport.flushed(), "a publish waits");
+    client.flush();
+    assert!(client.transport.flushed());
+    server.next_publishes(1);
+    server.confirm(1, false);
+    assert_eq!(client.published(), (1, Outcome::Confirmed));
+    server.deliver(1, b"body");
+    let (delivery, _) = client.delivered();
+    client.submit(Op::Settle { tag: delivery.tag, how: Settlement::Ack });
+    assert!(!client.transport.flushed(), "an acknowledgement waits to be put together with others");
+    client.flush();
+    assert!(client.transport.flushed());
+}
+
+#[test]
+fn a_lost_connection_leaves_nothing_to_flush() {
+    let server = Server::new(Manners::default());
+    let mut client = Client::connected(server.config());
+    client.publish(1, b"body");
+    server.cut(Role::Consume);
+    assert_eq!(client.published(), (1, Outcome::Lost));
+    assert_eq!(client.lost().0, 1);
+    assert!(client.transport.flushed());
+}
