@@ -1,0 +1,108 @@
+"""What every test has: a broker, and a world of its own in it: a fresh namespace, whose queues nobody has used."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+
+import pytest
+from broker import JSON, Broker
+from stack import REPOSITORY, Actor
+
+_URLS = dict(pair.split("=", 1) for pair in os.environ.get("ASYA_TEST_AMQP_URLS", "").split())
+
+
+def envelope(route, payload, identity="m-1", **more):
+    """A message for the first actor of the route."""
+    return {"id": identity, "route": {"prev": [], "curr": route[0], "next": list(route[1:])}, "payload": payload, **more}
+
+
+class World:
+    """One namespace, its actors, and the test's view of its queues."""
+
+    def __init__(self, version, url, broker, runtime):
+        self.version, self.url, self.broker = version, url, broker
+        self.namespace = f"bb-{secrets.token_hex(4)}"
+        self.actors = []
+        self.closers = []
+        self._runtime = runtime
+
+    def queue(self, actor):
+        return f"asya-{self.namespace}-{actor}"
+
+    def actor(self, handler="echo", name="a", start=True, **environment):
+        """An actor that serves `handlers.{handler}`; more environment by keyword."""
+        actor = Actor(
+            {
+                "ASYA_TRANSPORT": "rabbitmq",
+                "ASYA_RABBITMQ_URL": self.url,
+                "ASYA_NAMESPACE": self.namespace,
+                "ASYA_ACTOR_NAME": name,
+                "ASYA_HANDLER": handler if "." in handler else f"handlers.{handler}",
+                "ASYA_QUEUE_RETRY_BACKOFF": "50ms",
+                **environment,
+            },
+            self._runtime,
+        )
+        self.actors.append(actor)
+        if start:
+            actor.start()
+        return actor
+
+    def declare(self, *actors):
+        """Queues of actors that nobody serves here."""
+        for name in actors:
+            self.broker.declare(self.queue(name))
+
+    def publish(self, actor, body, content_type=JSON):
+        self.broker.publish(self.queue(actor), body, content_type)
+
+    def get(self, actor):
+        return self.broker.get(self.queue(actor))
+
+    def depth(self, actor):
+        return self.broker.depth(self.queue(actor))
+
+    def close(self, failed):
+        for actor in self.actors:
+            actor.kill()
+            if failed:
+                for what in ("sidecar", "runtime"):
+                    print(f"--- {what} of {actor.environment['ASYA_ACTOR_NAME']}\n{actor.log(what)[-6000:]}")
+            shutil.rmtree(actor.folder, ignore_errors=True)
+        for close in self.closers:
+            close()
+
+
+@pytest.fixture(scope="session")
+def runtime_file(tmp_path_factory):
+    """The runtime as it is shipped."""
+    target = tmp_path_factory.mktemp("runtime") / "asya-runtime.pyz"
+    subprocess.run([sys.executable, os.path.join(REPOSITORY, "runtime/build.py"), target], check=True, stdout=subprocess.DEVNULL)
+    return str(target)
+
+
+@pytest.fixture(scope="session")
+def connection():
+    """(version, url, client) of the broker."""
+    if len(_URLS) != 1:
+        pytest.exit("run these by tests/blackbox/run.sh, which starts one broker", returncode=64)
+    ((version, url),) = _URLS.items()
+    client = Broker(url)
+    yield version, url, client
+    client.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.failed = getattr(item, "failed", False) or report.failed
+    return report
+
+
+@pytest.fixture
+def world(request, connection, runtime_file):
+    world = World(*connection, runtime_file)
+    yield world
+    world.close(getattr(request.node, "failed", False))

@@ -1,0 +1,19 @@
+#!/bin/bash
+# run.sh [PYTEST-ARGUMENT]...: the black-box tests of a real sidecar, a real runtime and a real RabbitMQ.
+#
+#   ASYA_BLACKBOX_BROKER   3.10, 4.3 or "3.10 4.3": the brokers, one run each (default: 3.10)
+#   ASYA_BLACKBOX_SIDECAR  the sidecar to test (default: the release build, which is made first)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+tests/env/install.sh test
+if [ -z "${ASYA_BLACKBOX_SIDECAR:-}" ]; then
+    cargo build --quiet --release -p asya-dataplane --bin asya-sidecar
+    export ASYA_BLACKBOX_SIDECAR="${CARGO_TARGET_DIR:-target}/release/asya-sidecar"
+fi
+status=0
+for version in ${ASYA_BLACKBOX_BROKER:-3.10}; do
+    tests/servers/with-brokers.sh "$version" -- target/venv/bin/python -m pytest -q -p no:cacheprovider tests/blackbox "$@" || status=$?
+done
+exit $status

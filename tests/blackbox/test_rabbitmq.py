@@ -1,0 +1,123 @@
+"""Cases 31 to 38 of docs/COMPATIBILITY.md: what is between the sidecar and RabbitMQ."""
+
+import pika
+from conftest import envelope
+from proxy import Proxy
+from waiting import until
+
+
+def through_a_proxy(world):
+    """(proxy, URL through it)."""
+    target = pika.URLParameters(world.url)
+    proxy = Proxy((target.host, target.port))
+    world.closers.append(proxy.close)
+    return proxy, world.url.replace(f":{target.port}", f":{proxy.port}")
+
+
+def test_case_31_consumes_again_after_the_connection_is_lost(world):
+    proxy, url = through_a_proxy(world)
+    actor = world.actor("echo", ASYA_RABBITMQ_URL=url)
+    for number in range(2):
+        world.publish("a", envelope(["a"], number))
+        assert world.get("x-sink").envelope["payload"] == number
+        assert proxy.cut() == 2  # one connection consumes, the other publishes
+    until(lambda: actor.metric("reconnects_total") == 2, "both reconnects")
+    actor.wait_until_ready()
+
+
+def test_case_31_consumes_again_after_the_queue_is_deleted(world):
+    actor = world.actor("echo")
+    world.broker.delete(world.queue("a"))
+    until(lambda: world.depth("a") is not None, "the queue to be declared again")
+    world.publish("a", envelope(["a"], 1))
+    assert world.get("x-sink").envelope["payload"] == 1
+    assert actor.sidecar.poll() is None
+
+
+def test_case_32_publish_properties(world):
+    world.actor("echo")
+    world.declare("b")
+    world.publish("a", envelope(["a", "b"], 1, identity="some-id"))
+    properties = world.get("b").properties
+    assert properties.delivery_mode == 2 and properties.content_type == "application/json"
+    assert properties.message_id == "some-id" and properties.timestamp is None
+
+
+def test_case_32_what_goes_on_as_native_says_so(world):
+    world.actor("echo", ASYA_ENCODING="native")
+    world.declare("b")
+    world.publish("a", envelope(["a", "b"], {"n": 1}))
+    got = world.get("b")
+    assert got.properties.content_type == "application/vnd.asya.native" and got.body.startswith(b'{"n":1}')
+
+
+def test_case_32_the_older_exchange_reaches_the_actor_when_asked(world):
+    world.actor("echo", name=f"{world.namespace}-a", ASYA_COMPAT_EXCHANGE="true")
+    body = b'{"id": "m-1", "route": {"actors": ["%s-a"], "current": 0}, "payload": 1}' % world.namespace.encode()
+    world.broker.channel().basic_publish("asya", f"{world.namespace}-a", body, mandatory=True)
+    assert world.get("x-sink").envelope["payload"] == 1
+
+
+def test_case_33_an_existing_queue_is_used_as_it_is(world):
+    classic = {"x-queue-type": "classic"}
+    world.broker.declare(world.queue("a"), **classic)
+    actor = world.actor("echo")
+    world.publish("a", envelope(["a"], 1))
+    assert world.get("x-sink").envelope["payload"] == 1
+    until(lambda: "used as it is" in actor.log(), "the difference to be told")
+    world.broker.declare(world.queue("a"), **classic)  # refused if it were another queue by now
+
+
+def test_case_34_requeue_redelivers_uncharged(world):
+    actor = world.actor("gated", ASYA_GRACE_PERIOD="2s")
+    world.declare("b")
+    world.publish("a", envelope(["a", "b"], 1))
+    for drains in range(1, 4):
+        actor.wait_for_journal("begin", drains)
+        actor.sidecar.terminate()
+        assert actor.wait_for_end(actor.sidecar, "the sidecar") == 0
+        actor.wait_for_end(actor.runtime, "the runtime")
+        until(lambda: world.depth("a") == 1, "the message to be back")
+        actor.start()
+    actor.open_gate()
+    got = world.get("b").envelope
+    assert got["payload"] == 1 and got["status"]["attempt"] == 1
+    assert world.depth("x-sump") == 0
+
+
+def test_case_34_void_tags_are_ignored_and_a_running_message_is_adopted(world):
+    proxy, url = through_a_proxy(world)
+    actor = world.actor("gated", ASYA_RABBITMQ_URL=url)
+    world.declare("b")
+    world.publish("a", envelope(["a", "b"], 1))
+    actor.wait_for_journal("begin", 1)
+    proxy.cut()
+    until(lambda: actor.metric("adopted_total") == 1, "the redelivery to find its message")
+    actor.open_gate()
+    assert world.get("b").envelope["payload"] == 1
+    actor.wait_until_idle()
+    assert len(actor.journal("begin")) == 1 and world.depth("a") == 0 and world.depth("b") == 0
+
+
+def test_case_38_restarts_of_either_side(world):
+    actor = world.actor("echo")
+
+    def next_message_succeeds(number):
+        world.publish("a", envelope(["a"], number))
+        assert world.get("x-sink").envelope["payload"] == number
+        actor.wait_until_idle()
+
+    next_message_succeeds(0)
+    actor.runtime.kill()
+    actor.runtime.wait()
+    actor.start_runtime()
+    next_message_succeeds(1)
+    actor.sidecar.kill()
+    actor.sidecar.wait()
+    actor.start_sidecar()
+    next_message_succeeds(2)
+    actor.kill()
+    actor.start()
+    next_message_succeeds(3)
+    assert [line["payload"] for line in actor.journal("run")] == [0, 1, 2, 3]
+    assert world.depth("x-sump") == 0
