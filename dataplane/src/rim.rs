@@ -399,7 +399,7 @@ impl SharedRim {
     /// A process that hung up and does not die is killed: nothing else would ever start its replacement.
     fn kill_the_undead(&mut self, index: u16) {
         let seat = &mut self.seats[usize::from(index)];
-        if !seat.running || !seat.hung_up.is_some_and(|at| at.elapsed() >= UNDEAD) {
+        if !seat.running || seat.hung_up.is_none_or(|at| at.elapsed() < UNDEAD) {
             return;
         }
         tracing::warn!(worker = index, "a worker hung up and did not end; it is killed");
