@@ -1,6 +1,6 @@
 """The numbered black-box cases of the existing Asya that concern the runtime (40 to 72), each under its number.
 
-docs/compat/runtime.md says what became of each. Where a case speaks of a whole message, its head is the sidecar's here,
+docs/COMPATIBILITY.md says what became of each. Where a case speaks of a whole message, its head is the sidecar's here,
 and the golden vectors that both sides read show that it is refused there.
 """
 

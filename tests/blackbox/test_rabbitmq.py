@@ -1,4 +1,4 @@
-"""Cases 31 to 38 of docs/COMPATIBILITY.md: what is between the sidecar and RabbitMQ."""
+"""Cases 31 to 38, 137 and 144 of docs/COMPATIBILITY.md: what is between the sidecar and RabbitMQ."""
 
 import pika
 from conftest import envelope
@@ -25,7 +25,7 @@ def test_case_31_consumes_again_after_the_connection_is_lost(world):
     actor.wait_until_ready()
 
 
-def test_case_31_consumes_again_after_the_queue_is_deleted(world):
+def test_case_137_a_deleted_queue_is_declared_again(world):
     actor = world.actor("echo")
     world.broker.delete(world.queue("a"))
     until(lambda: world.depth("a") is not None, "the queue to be declared again")
@@ -121,3 +121,14 @@ def test_case_38_restarts_of_either_side(world):
     next_message_succeeds(3)
     assert [line["payload"] for line in actor.journal("run")] == [0, 1, 2, 3]
     assert world.depth("x-sump") == 0
+
+
+def test_case_144_a_hundred_messages_are_all_done(world):
+    actor = world.actor("echo", ASYA_WORKERS="2")
+    for number in range(100):
+        world.publish("a", envelope(["a"], number, identity=f"m-{number}"))
+    got = [world.get("x-sink").envelope for _ in range(100)]
+    assert sorted(one["payload"] for one in got) == list(range(100))
+    assert all(one["id"] == f"m-{one['payload']}" for one in got)
+    actor.wait_until_idle()
+    assert world.depth("x-sink") == 0 and world.depth("x-sump") == 0 and len(actor.journal("run")) == 100

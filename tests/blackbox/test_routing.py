@@ -1,4 +1,4 @@
-"""Cases 1 to 30 of docs/COMPATIBILITY.md: where a message goes, and what it looks like there."""
+"""Cases 1 to 30, 73, 93 and 131 of docs/COMPATIBILITY.md: where a message goes, and what it looks like there."""
 
 import base64
 import os
@@ -218,7 +218,7 @@ def run_sidecar(**environment):
     return done.returncode, done.stderr
 
 
-def test_case_14_an_unknown_transport_is_a_mistake():
+def test_case_131_an_unknown_transport_is_a_mistake():
     status, text = run_sidecar(ASYA_ACTOR_NAME="a", ASYA_TRANSPORT="pigeon")
     assert status == 64 and "pigeon" in text and "rabbitmq" in text
 
@@ -318,6 +318,14 @@ def test_case_30_route_grown_by_the_handler(world):
     assert world.get("c").envelope["route"] == {"actors": ["a", "c", "d", "e"], "current": 1}
     world.publish("a", envelope(["a", "b"], {"next": []}))
     assert world.get("x-sink").envelope["route"]["prev"] == ["a"]
+
+
+def test_case_73_an_error_is_final_and_the_first_attempt(world):
+    actor = world.actor("fail")
+    world.publish("a", envelope(["a"], 1))
+    status = world.get("x-sump").envelope["status"]
+    assert (status["phase"], status["reason"], status["attempt"]) == ("failed", "RuntimeError", 1)
+    assert len(actor.journal("run")) == 1
 
 
 def test_case_93_headers_reach_the_next_actor(world):
