@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 
 LINT="fmt clippy deny rustdoc mypy"
-TEST="cargo python loom miri fuzz simulate kill"
+TEST="cargo python loom miri fuzz simulate blackbox kill"
 SECONDS_PER_FUZZ_TARGET=${SECONDS_PER_FUZZ_TARGET:-20}
 SIMULATION_SEEDS=${SIMULATION_SEEDS:-3000}
 
@@ -66,6 +66,8 @@ phase_fuzz() {
 }
 
 phase_simulate() { cargo run --quiet --release -p asya-tests --bin simulate -- --seeds "$SIMULATION_SEEDS"; }
+
+phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3" tests/blackbox/run.sh; }
 
 phase_kill() {
     cargo build --quiet --release -p asya-dataplane -p asya-cli || return 1
