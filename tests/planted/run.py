@@ -161,6 +161,8 @@ def find(bug, program, seeds):
 def main():
     given = arguments()
     chosen = bugs(given.bug)
+    for bug in chosen:
+        bug.planted((ROOT / bug.file).read_text())
     workshop = Workshop()
     if given.seed is not None:
         program = workshop.build(chosen[0] if given.bug else None)
