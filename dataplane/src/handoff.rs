@@ -140,8 +140,11 @@ impl Handoff {
     }
 
     /// A call has ended; gives whether it did so in time, or `None` when it was not open.
+    ///
+    /// A worker that can cancel keeps the time too, and may end a call before the order to do so reaches it.
     pub fn on_ended(
         &mut self,
+        settings: &Settings,
         fx: &mut Effects,
         now: Now,
         id: WorkerId,
@@ -162,7 +165,8 @@ impl Handoff {
             fx.observe(Observation::Ran { elapsed, messages: ended.group_size, failed });
         }
         worker.start_heads(now.mono);
-        Some(match (ended.cancelled && failed, ended.group_size) {
+        let overran = ended.cancelled || (!settings.timeout.is_zero() && elapsed >= settings.timeout);
+        Some(match (overran && failed, ended.group_size) {
             (false, _) => InTime::Yes,
             (true, 1) => InTime::No,
             (true, _) => InTime::Unclear,

@@ -308,7 +308,7 @@ impl Pipeline {
             WorkerEvent::Result { worker, call, output } => self.on_result(worker, call, output, now, fx),
             WorkerEvent::Ended { worker, call, end, elapsed } => {
                 let failed = matches!(end, CallEnd::Failed { .. });
-                match self.handoff.on_ended(fx, now, worker, call, elapsed, failed) {
+                match self.handoff.on_ended(&self.settings, fx, now, worker, call, elapsed, failed) {
                     None => {}
                     Some(InTime::Unclear) => self.run_alone(call, fx),
                     Some(in_time) => self.on_ended(call, end, in_time, now, store, fx),

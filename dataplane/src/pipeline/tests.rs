@@ -220,6 +220,23 @@ fn a_runtime_that_is_replaced_charges_nobody() {
 }
 
 #[test]
+fn a_call_that_the_worker_itself_ended_for_its_time_has_timed_out() {
+    for (timeout, reason) in [(1, reason::TIMEOUT), (2, reason::RUNTIME_ERROR), (0, reason::RUNTIME_ERROR)] {
+        let mut core = Core::new(Role::Regular);
+        core.pipeline.settings.timeout = Duration::from_secs(timeout);
+        core.ready(FIRST);
+        let (_, effects) = core.deliver(PLAIN);
+        let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+        let effects = core.fail(FIRST, call);
+        let told = effects.iter().find_map(|e| match e {
+            Effect::Report(Report::Failed { reason, .. }) => Some(*reason),
+            _ => None,
+        });
+        assert_eq!(told, Some(reason), "a failure after 1 s of {timeout} s");
+    }
+}
+
+#[test]
 fn a_drain_hands_back_what_an_end_actor_would_run_again_later() {
     let mut core = Core::new(Role::End);
     core.ready(FIRST);
