@@ -163,11 +163,13 @@ impl Decoder {
         if left == 0
             && let Some(&last) = input.get(here)
         {
-            if last != FRAME_END {
+            if last == FRAME_END {
+                taken += 1;
+                self.body = None;
+            } else if here == 0 {
+                // Bytes before it are given first, as they are when the end comes later.
                 return Err(FrameError::NoEnd);
             }
-            taken += 1;
-            self.body = None;
         }
         let frame = (here > 0).then_some(Frame::Body { channel: body.channel, bytes: &input[..here] });
         Ok((taken, frame))
