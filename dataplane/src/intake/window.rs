@@ -1,8 +1,8 @@
 //! How many deliveries to hold: enough that the next batch is always here, never more than a few handler-times of work.
 //!
 //! By Little's law the window is rate × time in the system. The rate is what the workers can do (slots ÷ handler time);
-//! the time is [`HOLD`] of waiting plus what publishes take to be confirmed. The window moves in powers of two, because
-//! on RabbitMQ a change means consuming anew, and only after the wish has stood for [`SETTLE`].
+//! the time is `HOLD` of waiting plus what publishes take to be confirmed. The window moves in powers of two, because
+//! on RabbitMQ a change means consuming anew, and only after the wish has stood for `SETTLE`.
 
 use std::time::Duration;
 

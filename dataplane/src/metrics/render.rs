@@ -8,7 +8,7 @@ use super::family::{FAMILIES, Family};
 use super::histogram::Distribution;
 use super::registry::Series;
 
-/// The content type of what [`render`] gives.
+/// The content type of what `render` gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Writes all series by family.
