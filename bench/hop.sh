@@ -16,4 +16,4 @@ for pair in $ASYA_TEST_AMQP_URLS; do
     pid=${pid//./_}
     arguments+=(--rabbitmq "$version=${pair#*=}=${!pid}")
 done
-exec "$TARGET/release/hop" "${arguments[@]}" --sidecar "$TARGET/release/asya-sidecar" --forwarders "$TARGET/release" "$@"
+exec "$TARGET/release/hop" --embedded "${arguments[@]}" --sidecar "$TARGET/release/asya-sidecar" --forwarders "$TARGET/release" "$@"

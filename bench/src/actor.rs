@@ -109,6 +109,13 @@ impl Programs {
         runtime
     }
 
+    /// Starts the embedded broker; its socket is `broker.sock` in `folder`.
+    pub fn embedded_broker(&self, folder: &Path) -> Result<Process, Error> {
+        let mut command = Command::new(self.forwarders.join("embedded_broker"));
+        command.arg("--folder").arg(folder.join("store")).arg("--socket").arg(folder.join("broker.sock"));
+        Process::start("broker", &command, folder)
+    }
+
     /// Starts the raw forwarder of a transport.
     pub fn forwarder(&self, address: &Address, from: &str, to: &str, folder: &Path) -> Result<Vec<Process>, Error> {
         let mut command = match address {

@@ -2,8 +2,10 @@
 //!
 //! Takes messages and queue names. Blocks on the broker. Every failure ends the benchmark.
 
+mod embedded;
 mod rabbitmq;
 
+pub use embedded::Embedded;
 pub use rabbitmq::RabbitMq;
 
 use asya_envelope::Route;
@@ -15,6 +17,8 @@ use crate::message::Kind;
 pub enum Broker {
     /// RabbitMQ.
     RabbitMq(RabbitMq),
+    /// The broker inside `asya run`.
+    Embedded(Embedded),
 }
 
 impl Broker {
@@ -22,6 +26,7 @@ impl Broker {
     pub async fn declare(&self, queue: &str) -> Result<(), Error> {
         match self {
             Self::RabbitMq(broker) => broker.declare(queue).await,
+            Self::Embedded(broker) => broker.declare(queue).await,
         }
     }
 
@@ -29,6 +34,7 @@ impl Broker {
     pub async fn delete(&self, queue: &str) -> Result<(), Error> {
         match self {
             Self::RabbitMq(broker) => broker.delete(queue).await,
+            Self::Embedded(broker) => broker.delete(queue),
         }
     }
 
@@ -36,6 +42,7 @@ impl Broker {
     pub async fn depth(&self, queue: &str) -> Result<u64, Error> {
         match self {
             Self::RabbitMq(broker) => broker.depth(queue).await,
+            Self::Embedded(broker) => broker.depth(queue).await,
         }
     }
 
@@ -43,6 +50,7 @@ impl Broker {
     pub async fn fill(&self, queue: &str, kind: Kind, count: u64, route: &Route) -> Result<(), Error> {
         match self {
             Self::RabbitMq(broker) => broker.fill(queue, kind, count, route).await,
+            Self::Embedded(broker) => broker.fill(queue, kind, count, route).await,
         }
     }
 
@@ -50,6 +58,7 @@ impl Broker {
     pub async fn empty(&self, queue: &str, kind: Kind, count: u64, added: u64) -> Result<(), Error> {
         match self {
             Self::RabbitMq(broker) => broker.empty(queue, kind, count, added).await,
+            Self::Embedded(broker) => broker.empty(queue, kind, count, added).await,
         }
     }
 }

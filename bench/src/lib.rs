@@ -5,7 +5,9 @@
 
 pub mod actor;
 pub mod broker;
+pub mod courier;
 pub mod handoff;
+pub mod heap;
 pub mod measure;
 pub mod message;
 pub mod process;

@@ -123,7 +123,7 @@ fn document(number: u64, len: usize) -> String {
         r#"{{"n":{number},"user":{{"id":{},"name":"user {:x}","active":{},"manager":null}},"tags":[{}],"scores":[{}],"size":{{"width":{},"height":{}}},"text":""#,
         words.next() as u32,
         words.next() as u32,
-        words.next() % 2 == 0,
+        words.next().is_multiple_of(2),
         tags.join(","),
         scores.join(","),
         words.next() % 4096,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use asya_bench::Error;
 use asya_bench::actor::{Address, Json, Programs};
-use asya_bench::broker::{Broker, RabbitMq};
+use asya_bench::broker::{Broker, Embedded, RabbitMq};
 use asya_bench::measure::Run;
 use asya_bench::message::Kind;
 use asya_bench::report::{self, Extra, Figure, Row};
@@ -22,6 +22,9 @@ struct Arguments {
     /// A RabbitMQ to measure on: NAME=URL=PID, where PID is its first process.
     #[arg(long, value_parser = parse_broker)]
     rabbitmq: Vec<(String, String, u32)>,
+    /// Measure on the embedded broker, too.
+    #[arg(long)]
+    embedded: bool,
     /// Rounds; in each, everything runs once, in turns.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -69,6 +72,9 @@ async fn measure(arguments: Arguments) -> Result<String, Error> {
         };
         measure_on(&suite, "rabbitmq", &format!("RabbitMQ {name}"), &arguments, &mut rows, &mut extras).await?;
     }
+    if arguments.embedded {
+        measure_on_embedded(&arguments, &mut rows, &mut extras).await?;
+    }
     let lines = rows.iter().map(serde_json::to_value).chain(extras.iter().map(serde_json::to_value));
     let lines: Vec<_> = lines.filter_map(Result::ok).collect();
     let table = report::markdown(&machine(arguments.rounds), &rows, &extras);
@@ -77,6 +83,20 @@ async fn measure(arguments: Arguments) -> Result<String, Error> {
     fs::write(arguments.out.join("hop.json"), json).map_err(Error::system("cannot write hop.json"))?;
     fs::write(arguments.out.join("hop.md"), &table).map_err(Error::system("cannot write hop.md"))?;
     Ok(table)
+}
+
+async fn measure_on_embedded(arguments: &Arguments, rows: &mut Vec<Row>, extras: &mut Vec<Extra>) -> Result<(), Error> {
+    let folder = tempfile::tempdir().map_err(Error::system("no temporary folder"))?;
+    let process = arguments.programs.embedded_broker(folder.path())?;
+    let socket = folder.path().join("broker.sock");
+    let suite = Suite {
+        programs: arguments.programs.clone(),
+        broker: Broker::Embedded(Embedded::connect(&socket).await?),
+        address: Address::Embedded(socket),
+        broker_pid: process.pid(),
+        folder: folder.path().to_owned(),
+    };
+    measure_on(&suite, "embedded", "embedded", arguments, rows, extras).await
 }
 
 async fn measure_handoff(arguments: &Arguments, extras: &mut Vec<Extra>) -> Result<(), Error> {
