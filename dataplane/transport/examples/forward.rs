@@ -1,4 +1,5 @@
-//! What the RabbitMQ transport costs by itself: every message of one queue goes to another, beside `lapin` doing the same.
+//! What the RabbitMQ transport costs by itself: every message of one queue goes to another, beside `lapin` doing the
+//! same.
 //!
 //! `forward compare URL MESSAGES BYTES ROUNDS [BROKER_PID]` takes turns: per round a queue is filled, then emptied into
 //! another once by each client, in a process of its own; it prints messages per second and CPU per message of the

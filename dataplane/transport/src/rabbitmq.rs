@@ -1,16 +1,18 @@
 //! RabbitMQ, 3.10 and later, over AMQP 0-9-1 with a client of our own.
 //!
-//! Takes operations and gives events as [`crate::api`] says. Two connections: one consumes and settles, the
-//! other publishes and declares, so that a broker that holds back publishers never delays deliveries or acknowledgements. Both live in the
-//! caller's thread: nothing is spawned, everything happens inside [`Transport::poll`] and [`Transport::flush`], on a
-//! tokio runtime with timers and sockets (the current-thread one will do).
+//! Takes operations and gives events as [`crate::api`] says. Two connections: one consumes and settles, the other
+//! publishes and declares, so that a broker that holds back publishers never delays deliveries or acknowledgements.
+//! Both live in the caller's thread: nothing is spawned, everything happens inside [`Transport::poll`] and
+//! [`Transport::flush`], on a tokio runtime with timers and sockets (the current-thread one will do).
 //!
-//! A *session* is both connections. It begins ([`Event::Connected`]) when both are open, everything remembered is declared
-//! and, where wanted, the consumer runs. Losing the consuming connection ends it ([`Event::Lost`]); losing only the
-//! publishing one costs the open publishes and that connection alone. Either is opened again after 0.1 to 30 seconds,
-//! longer each time. A refusal on a channel of the hot path ends its connection too: one way back for every loss.
+//! A *session* is both connections. It begins ([`Event::Connected`]) when both are open, everything remembered is
+//! declared and, where wanted, the consumer runs. Losing the consuming connection ends it ([`Event::Lost`]); losing
+//! only the publishing one costs the open publishes and that connection alone. Either is opened again after 0.1 to 30
+//! seconds, longer each time. A refusal on a channel of the hot path ends its connection too: one way back for every
+//! loss.
 //!
-//! What a queue is declared as is written at `topology`: quorum, durable, dead-lettering at least once, refusing when full.
+//! What a queue is declared as is written at `topology`: quorum, durable, dead-lettering at least once, refusing when
+//! full.
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -64,7 +66,8 @@ impl RabbitMq {
         Self { session: Session::new(Arc::new(config)), timer: None }
     }
 
-    /// Arranges for a wake at `due`. A timer that fires early only costs a look, so one that is armed for earlier stays.
+    /// Arranges for a wake at `due`. A timer that fires early only costs a look, so one that is armed for earlier
+    /// stays.
     fn arm(&mut self, cx: &mut Context<'_>, due: Instant) {
         let (armed, sleep) = self.timer.get_or_insert_with(|| (due, Box::pin(sleep_until(due))));
         if due < *armed || sleep.is_elapsed() {

@@ -1,8 +1,8 @@
 //! The consuming connection: deliveries in, settlements out, and the life of the consumer.
 //!
 //! Takes frames (as a [`Frames`]) and the caller's wishes; gives [`Event::Delivered`], [`Event::Oversize`],
-//! [`Event::Canceled`], and [`Event::Connected`] before the first of them. Never blocks. When there is no room for a body
-//! it is [`Frames::paused`] until there is. A frame that may not come now is a [`LinkError`].
+//! [`Event::Canceled`], and [`Event::Connected`] before the first of them. Never blocks. When there is no room for a
+//! body it is [`Frames::paused`] until there is. A frame that may not come now is a [`LinkError`].
 
 use tokio::time::Instant;
 

@@ -1,8 +1,8 @@
 //! From an address to an open connection.
 //!
 //! Takes a [`RabbitMqConfig`] and what the connection is for; gives an [`Opened`] whose channels are open. It is one
-//! future, polled inside the transport's poll: it waits for the network and never blocks the thread (names are looked up
-//! and certificates read on tokio's blocking pool). What only a person can mend is [`OpenError::Refused`]; anything
+//! future, polled inside the transport's poll: it waits for the network and never blocks the thread (names are looked
+//! up and certificates read on tokio's blocking pool). What only a person can mend is [`OpenError::Refused`]; anything
 //! else may be tried again.
 
 use std::future::poll_fn;

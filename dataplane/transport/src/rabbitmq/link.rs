@@ -20,6 +20,10 @@ use crate::api::{Event, Memory};
 
 /// Bytes asked for in one read: some sixty messages of 1 KiB, and little enough to be copied once by larger ones.
 pub(super) const READ_MAX: usize = 64 * 1024;
+/// Bytes asked for while bodies are large: their beginning is copied, the rest is read straight into its slot.
+const READ_BEFORE_LARGE: usize = 8 * 1024;
+/// A body of at least this many bytes is large: the copy that is saved costs more than the second read.
+const LARGE_FROM: u64 = 32 * 1024;
 /// Reads in one turn: then the other work of the turn has its chance.
 const READS_PER_TURN: usize = 16;
 /// A body frame with at least this many bytes to come is read straight into its slot (bytes); below, a second read
@@ -78,6 +82,8 @@ pub(crate) struct Link {
     decoder: Decoder,
     pub(crate) out: Outbox,
     pub(crate) frame_max: u32,
+    /// Bytes to ask for in the next read: the next body is taken to be like the last.
+    read_max: usize,
     heartbeat: Option<Duration>,
     last_read: Instant,
     last_write: Instant,
@@ -92,6 +98,7 @@ impl Link {
             decoder,
             out: Outbox::default(),
             frame_max,
+            read_max: READ_MAX,
             heartbeat: (!heartbeat.is_zero()).then_some(heartbeat),
             last_read: now,
             last_write: now,
@@ -132,7 +139,7 @@ impl Link {
                 frames.body_read(body, events);
                 read
             } else {
-                let Poll::Ready(read) = self.stream.poll_read(cx, self.input.space(READ_MAX)) else {
+                let Poll::Ready(read) = self.stream.poll_read(cx, self.input.space(self.read_max)) else {
                     return Ok(());
                 };
                 let read = read?;
@@ -159,6 +166,9 @@ impl Link {
             let (used, frame) = self.decoder.next(self.input.unread())?;
             let more = frame.is_some();
             if let Some(frame) = frame {
+                if let Frame::Header { header, .. } = &frame {
+                    self.read_max = if header.body_len < LARGE_FROM { READ_MAX } else { READ_BEFORE_LARGE };
+                }
                 frames.frame(frame, &mut self.out, memory, events)?;
             }
             self.input.consume(used);

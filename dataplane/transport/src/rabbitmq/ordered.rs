@@ -1,7 +1,7 @@
 //! Numbered things that are open, in the order of their numbers: unsettled deliveries, unconfirmed publishes.
 //!
-//! Takes numbers that only grow; gives an entry back once. Never blocks. Its memory is bounded by twice the open entries:
-//! what was taken out of the middle leaves a hole, and holes are closed when they are the majority.
+//! Takes numbers that only grow; gives an entry back once. Never blocks. Its memory is bounded by twice the open
+//! entries: what was taken out of the middle leaves a hole, and holes are closed when they are the majority.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,8 @@
 //! Both connections together: what is remembered, what is lost, in which order it is said.
 //!
 //! Takes operations; gives events in the order that [`crate::api`] promises. Never blocks. On the loss of a connection
-//! it answers what was open, says so, and opens it again after a while; on a refusal that only a person can mend it stops.
+//! it answers what was open, says so, and opens it again after a while; on a refusal that only a person can mend it
+//! stops.
 
 use std::fmt;
 use std::future::Future;

@@ -6,6 +6,7 @@ mod connecting;
 mod consuming;
 mod declaring;
 mod flushing;
+mod frames;
 mod losing;
 mod publishing;
 mod server;

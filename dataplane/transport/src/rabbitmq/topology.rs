@@ -1,8 +1,8 @@
 //! Declaring queues and asking for their depth, on a channel of their own.
 //!
-//! Takes [`Job`]s; gives [`Event::Declared`], [`Event::DeclareFailed`] and [`Event::Depth`]. One request is under way at
-//! a time. Never blocks. A refusal closes the channel, which is opened again for the next request; every job ends after
-//! a fixed number of requests, so a refusal is never repeated in a loop.
+//! Takes [`Job`]s; gives [`Event::Declared`], [`Event::DeclareFailed`] and [`Event::Depth`]. One request is under way
+//! at a time. Never blocks. A refusal closes the channel, which is opened again for the next request; every job ends
+//! after a fixed number of requests, so a refusal is never repeated in a loop.
 //!
 //! To have a queue means: ask whether it is there (a passive declare). If it is, declare it as it should be, which
 //! changes nothing and is refused with the first difference in words. If it is not, that same declare makes it. The

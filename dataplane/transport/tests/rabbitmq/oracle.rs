@@ -1,4 +1,5 @@
-//! `lapin`, a client by others, at the other end: it reads what the transport publishes, and the transport what it does.
+//! `lapin`, a client by others, at the other end: it reads what the transport publishes, and the transport what it
+//! does.
 
 use asya_transport::{ContentType, Event, Op, Settlement};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};

@@ -236,6 +236,28 @@ fn tools_see_what_is_there(broker: Broker) {
     });
 }
 
+/// Only 4.3 watches each consumer's own timeout: it takes the consumer away and keeps the channel.
+#[test]
+fn a_delivery_kept_for_too_long_comes_again() {
+    let broker = Broker::V4_3;
+    let _lease = broker.share();
+    let queue = queue();
+    let mut client = Client::connected(broker.config());
+    let consumer_timeout = Some(Duration::from_secs(2));
+    client.submit(Op::Declare(QueueSpec { queue: &queue, dead_letter: None, delivery_limit: 100, consumer_timeout }));
+    assert_eq!(client.next(), Event::Declared { queue: queue.clone(), differs: None });
+    client.submit(Op::Consume { queue: &queue, window: 10 });
+    client.publish_confirmed(&queue, b"slow");
+    let (first, _) = client.delivered();
+    assert_eq!(client.next(), Event::Canceled { asked: false });
+    let (again, body) = client.delivered();
+    assert!(again.redelivery.redelivered && body == b"slow" && again.tag != first.tag);
+    // The late settlement of the first does no harm.
+    client.settle(first, Settlement::Ack);
+    client.settle(again, Settlement::Ack);
+    client.wait_depth(&queue, 0);
+}
+
 macro_rules! both_versions {
     ($($name:ident,)*) => {
         mod v3_10 {

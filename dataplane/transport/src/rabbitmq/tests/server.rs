@@ -21,6 +21,8 @@ use super::super::handshake::Role;
 /// How long a frame is waited for before the test fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
+type OnDeclare = dyn Fn(&queue::Declare) -> Result<u32, (u16, &'static str)> + Send + Sync;
+
 /// What the broker says of itself, and how it answers.
 #[derive(Clone)]
 pub(super) struct Manners {
@@ -30,7 +32,7 @@ pub(super) struct Manners {
     /// Closes the connection with this at the start of the session.
     pub refuse: Option<(u16, &'static str)>,
     /// Answers `queue.declare`: what it holds, or a close of the channel.
-    pub declare: Arc<dyn Fn(&queue::Declare) -> Result<u32, (u16, &'static str)> + Send + Sync>,
+    pub declare: Arc<OnDeclare>,
     /// Whether `basic.cancel` is answered.
     pub answer_cancel: bool,
 }
