@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use asya_tests::simulation::ledger::{FAULTS, Fault};
-use asya_tests::simulation::run::{Outcome, STATES, run};
+use asya_tests::simulation::fault::{FAULTS, Fault};
+use asya_tests::simulation::run::{Outcome, run};
+use asya_tests::simulation::states::STATES;
 use clap::Parser;
 
 /// A seed that takes longer than this never ends: the slowest takes a thousandth of it.

@@ -14,11 +14,11 @@ impl Random {
 
     /// A stream of its own for one purpose, so that adding a draw elsewhere does not change it.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.number())
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,17 +28,17 @@ impl Random {
 
     /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+        low + self.number() % (high - low + 1)
     }
 
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.next() % n == 0
+        self.number().is_multiple_of(n)
     }
 
     /// One of these.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[(self.next() % of.len() as u64) as usize]
+        of[(self.number() % of.len() as u64) as usize]
     }
 }
 
@@ -46,7 +46,7 @@ impl Random {
 pub fn hash(seed: u64, text: &str) -> u64 {
     let mut state = Random::new(seed);
     for byte in text.bytes() {
-        state = Random::new(state.next() ^ u64::from(byte));
+        state = Random::new(state.number() ^ u64::from(byte));
     }
-    state.next()
+    state.number()
 }

@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use asya_dataplane::drive::{Audience, Sidecar};
-use asya_dataplane::flow::{Ending, Now, Observation, Report, State, Time};
+use asya_dataplane::drive::Sidecar;
+use asya_dataplane::flow::{Now, Time};
 use asya_dataplane::lifecycle::Phase;
 use asya_dataplane::pipeline::Pipeline;
 
-use super::broker::{Shared, World};
+use super::body::{heads, open};
+use super::broker::{Rules, Shared, World};
 use super::clock::Clock;
-use super::ledger::{Fault, Ledger};
+use super::fault::Fault;
+use super::ledger::Ledger;
 use super::random::Random;
 use super::runtime::SimRim;
-use super::scenario::{Place, Scenario};
+use super::scenario::{MAX_MESSAGE, Place, Scenario};
+use super::states::{Notes, SimSidecar, note_states};
 use super::transport::SimTransport;
 
 /// A run that takes longer than this, in simulated nanoseconds, is stuck.
@@ -24,49 +27,17 @@ const LIMIT: u64 = 3_600_000_000_000;
 /// Turns at one moment before the run counts as a hot loop.
 const HOT: u32 = 10_000;
 
-/// Grace period of a drain, in simulated nanoseconds.
-const GRACE: u64 = 30_000_000_000;
+/// Grace periods of drains, in simulated nanoseconds: longer and shorter than what runs may take.
+const GRACES: [u64; 4] = [0, 300_000_000, 5_000_000_000, 30_000_000_000];
+
+/// After its drain a sidecar goes on so long, at most, to write out what is left, in simulated nanoseconds.
+const FLUSH: u64 = 1_000_000_000;
+
+/// A fault that is aimed at a moment of work waits for one so long, in simulated nanoseconds.
+const AIM: u64 = 3_000_000_000;
 
 /// Wall clock at the start of each run, in milliseconds since the epoch: any fixed moment.
 const WALL: u64 = 1_800_000_000_000;
-
-/// States that the runs are expected to reach together.
-pub const STATES: [&str; 34] = [
-    "bundle",
-    "waiting",
-    "running",
-    "publishing",
-    "finished-orphan",
-    "orphan-running",
-    "orphan-publishing",
-    "suspect-waiting",
-    "suspect-running",
-    "cancelled",
-    "doomed",
-    "unconfirmed-while-waiting",
-    "parked",
-    "phase-idle",
-    "phase-consuming",
-    "phase-pausing",
-    "phase-stopping",
-    "phase-draining",
-    "phase-drained",
-    "ended-success",
-    "ended-empty",
-    "ended-error",
-    "ended-retried",
-    "adopted",
-    "handed-back",
-    "worker-died",
-    "batch-full",
-    "batch-bytes",
-    "batch-age",
-    "batch-alone",
-    "publish-retried",
-    "window-changed",
-    "report-unroutable",
-    "report-not-ready",
-];
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -83,55 +54,22 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
-struct Notes(Ledger, String);
-
-impl Audience for Notes {
-    fn observe(&mut self, observation: &Observation) {
-        self.0.tell(|| format!("{}: {observation:?}", self.1));
-        let state = match observation {
-            Observation::Processed { ending, .. } => match ending {
-                Ending::Success => "ended-success",
-                Ending::Empty => "ended-empty",
-                Ending::Error => "ended-error",
-                Ending::Retried => "ended-retried",
-                Ending::Open | Ending::Consumed => return,
-            },
-            Observation::Adopted => "adopted",
-            Observation::HandedBack => "handed-back",
-            Observation::WorkerDied(_) => "worker-died",
-            Observation::BatchReleased { why, .. } => match why {
-                asya_dataplane::flow::Release::Full => "batch-full",
-                asya_dataplane::flow::Release::Bytes => "batch-bytes",
-                asya_dataplane::flow::Release::Age => "batch-age",
-                asya_dataplane::flow::Release::Alone => "batch-alone",
-            },
-            Observation::PublishRetried => "publish-retried",
-            Observation::Window(_) => "window-changed",
-            _ => return,
-        };
-        self.0.state(state);
-    }
-
-    fn report(&mut self, report: &Report) {
-        self.0.tell(|| format!("{}: {report:?}", self.1));
-        match report {
-            Report::Unroutable { .. } => self.0.state("report-unroutable"),
-            Report::NotReady => self.0.state("report-not-ready"),
-            _ => {}
-        }
-    }
-
-    fn broker(&mut self, _: &asya_transport::Event) {}
-}
-
-type SimSidecar = Sidecar<SimTransport, SimRim, Notes>;
-
 struct Node {
     place: Place,
     sidecar: Option<SimSidecar>,
     /// When a replacement starts.
     start_at: u64,
     drain_by: Option<u64>,
+    /// Its drain has ended; by then it is gone.
+    gone_by: Option<u64>,
+}
+
+impl Node {
+    fn remove(&mut self, start_at: u64) {
+        self.sidecar = None;
+        (self.drain_by, self.gone_by) = (None, None);
+        self.start_at = start_at;
+    }
 }
 
 struct Run {
@@ -143,6 +81,8 @@ struct Run {
     nodes: Vec<Node>,
     holders: u64,
     restore: BTreeMap<u64, String>,
+    /// Faults that wait for a moment of work: until when, what, on which node.
+    aimed: Vec<(u64, Fault, usize)>,
 }
 
 /// Runs a seed. With `record`, keeps the story.
@@ -151,13 +91,14 @@ pub fn run(seed: u64, record: bool) -> Outcome {
     let scenario = Scenario::new(seed);
     let ledger = Ledger::new(scenario.stage.clone(), clock.clone(), record);
     let mut world = World::new(scenario.rules, clock.clone(), scenario.lease);
-    for queue in scenario.stage.queues.values().chain([&scenario.stage.sink, &scenario.stage.sump]) {
+    let ends = [&scenario.stage.sink, &scenario.stage.sump, &scenario.stage.replies];
+    for queue in scenario.stage.queues.values().chain(ends) {
         world.declare(queue);
     }
     let nodes = scenario
         .places
         .iter()
-        .map(|place| Node { place: place.clone(), sidecar: None, start_at: 0, drain_by: None })
+        .map(|place| Node { place: place.clone(), sidecar: None, start_at: 0, drain_by: None, gone_by: None })
         .collect();
     let mut run = Run {
         clock,
@@ -168,6 +109,7 @@ pub fn run(seed: u64, record: bool) -> Outcome {
         nodes,
         holders: 0,
         restore: BTreeMap::new(),
+        aimed: Vec::new(),
     };
     run.play();
     Outcome {
@@ -199,16 +141,17 @@ impl Run {
                 self.send(input);
             }
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
-                self.inject(fault);
+                self.aim(fault);
             }
+            self.strike();
             self.restore_queues();
             self.world.borrow_mut().tick();
             self.start_nodes();
             self.turns();
-            if !self.ledger.violations().is_empty() {
+            if self.ledger.broken() {
                 return;
             }
-            let quiet = inputs.peek().is_none() && faults.peek().is_none();
+            let quiet = inputs.peek().is_none() && faults.peek().is_none() && self.aimed.is_empty();
             if quiet && self.idle() {
                 break;
             }
@@ -237,9 +180,12 @@ impl Run {
 
     fn send(&mut self, input: super::scenario::Input) {
         for part in &input.parts {
-            match part.fault {
-                None => self.ledger.published(&input.queue, &part.body, part.content_type),
-                Some(fault) => self.ledger.fault(fault),
+            if let Some(fault) = part.fault {
+                self.ledger.fault(fault);
+            }
+            if let Some(opened) = open(&part.body, part.content_type) {
+                self.ledger.known(&opened.head, &opened.section);
+                self.ledger.published(&input.queue, &part.body, part.content_type);
             }
             if part.fault == Some(Fault::Garbage) {
                 self.ledger.garbage(Rc::clone(&part.body));
@@ -263,10 +209,9 @@ impl Run {
             let (world, ledger) = (Rc::clone(&self.world), self.ledger.clone());
             let (seed_a, seed_b) = (self.random.fork(), self.random.fork());
             let unreliable = self.scenario.unreliable;
-            let mut transport =
-                SimTransport::new(world, ledger.clone(), seed_a, unreliable, self.holders, &place.settings.queue);
-            transport.number_tokens(self.holders);
-            let rim = SimRim::new(&place.actor, place.shape, self.clock.clone(), ledger.clone(), seed_b);
+            let queue = &place.settings.queue;
+            let transport = SimTransport::new(world, ledger.clone(), seed_a, unreliable, self.holders, queue);
+            let rim = SimRim::new(place, self.holders, self.clock.clone(), ledger.clone(), seed_b);
             let notes = Notes(ledger, format!("{}#{}", place.actor, self.holders));
             let pipeline = Pipeline::new(place.settings.clone(), now);
             self.nodes[index].sidecar = Some(Sidecar::new(pipeline, transport, rim, notes));
@@ -284,22 +229,37 @@ impl Run {
             let node = &mut self.nodes[index];
             let Some(sidecar) = &mut node.sidecar else { continue };
             if sidecar.drained() {
-                let held = sidecar.transport().held();
-                let sqs = self.scenario.rules == super::broker::Rules::Sqs;
-                if held > 0 && !sqs {
-                    self.ledger.violation(format!("{} drained while it held {held}", node.place.actor));
-                }
-                if !sidecar.rim().drained_told() {
-                    self.ledger.violation("the runtime was not told that the drain ended".into());
-                }
-                let (transport, rim) = sidecar.parts();
-                transport.vanish(rim);
-                node.sidecar = None;
-                node.drain_by = None;
-                node.start_at = now.mono.0 + self.random.between(0, 2_000_000_000);
-            } else if node.drain_by.is_some_and(|by| now.mono.0 > by + 1_000_000_000) {
+                self.end_drain(index);
+            } else if node.drain_by.is_some_and(|by| now.mono.0 > by + FLUSH) {
                 self.ledger.violation(format!("{} did not drain within its grace period", node.place.actor));
+            } else if matches!(sidecar.pipeline().phase(), Phase::Draining { .. })
+                && sidecar.transport().unsettled() == 0
+                && sidecar.pipeline().flight().publications.is_empty()
+            {
+                self.ledger.violation(format!("{} has nothing left, and drains on", node.place.actor));
             }
+        }
+    }
+
+    /// A drain has ended. The process goes on until what it submitted last is written out, then it is gone.
+    fn end_drain(&mut self, index: usize) {
+        let now = self.clock.now();
+        let node = &mut self.nodes[index];
+        let Some(sidecar) = &mut node.sidecar else { return };
+        if node.gone_by.is_none() {
+            let held = sidecar.transport().held();
+            if held > 0 && self.scenario.rules != Rules::Sqs {
+                self.ledger.violation(format!("{} drained while it held {held}", node.place.actor));
+            }
+            if !sidecar.rim().drained_told() {
+                self.ledger.violation("the runtime was not told that the drain ended".into());
+            }
+        }
+        let by = *node.gone_by.get_or_insert(now + FLUSH);
+        let (transport, rim) = sidecar.parts();
+        if !transport.publishing() || now >= by {
+            transport.vanish(rim);
+            node.remove(now + self.random.between(0, 2_000_000_000));
         }
     }
 
@@ -329,8 +289,30 @@ impl Run {
         }
     }
 
-    fn inject(&mut self, fault: Fault) {
-        let index = (self.random.next() % self.nodes.len() as u64) as usize;
+    /// Half of the faults strike at once, the others at the next moment when there is something to hit.
+    fn aim(&mut self, fault: Fault) {
+        let index = (self.random.number() % self.nodes.len() as u64) as usize;
+        let patience = if self.random.one_in(2) { AIM } else { 0 };
+        self.aimed.push((self.clock.now() + patience, fault, index));
+    }
+
+    /// Injects the aimed faults that have something to hit, or have waited long enough for it.
+    fn strike(&mut self) {
+        let now = self.clock.now();
+        for (until, fault, index) in std::mem::take(&mut self.aimed) {
+            let busy = self.nodes[index].sidecar.as_mut().is_some_and(|sidecar| match fault {
+                Fault::WorkerKilled | Fault::RuntimeGone => sidecar.rim().open() > 0,
+                _ => sidecar.transport().publishing(),
+            });
+            if busy || until <= now {
+                self.inject(fault, index);
+            } else {
+                self.aimed.push((until, fault, index));
+            }
+        }
+    }
+
+    fn inject(&mut self, fault: Fault, index: usize) {
         let now = self.now();
         let (later, soon) = (self.random.between(0, 3_000_000_000), self.random.between(0, 20_000_000_000));
         if fault == Fault::MissingQueue {
@@ -354,12 +336,10 @@ impl Run {
             Fault::RuntimeGone => return rim.go_away(now.mono.0 + soon),
             Fault::SidecarKilled => {
                 transport.vanish(rim);
-                node.sidecar = None;
-                node.drain_by = None;
-                node.start_at = now.mono.0 + later;
+                node.remove(now.mono.0 + later);
             }
             Fault::Drained => {
-                let by = now.mono.0 + GRACE;
+                let by = now.mono.0 + self.random.pick(&GRACES);
                 sidecar.drain(Time(by), now);
                 node.drain_by.get_or_insert(by);
             }
@@ -387,21 +367,26 @@ impl Run {
             Some(sidecar) => {
                 let core = sidecar.next_timer().map(|t| t.0);
                 let (transport, rim) = sidecar.parts();
-                [core, transport.next_timer(), rim.next_timer()].into_iter().flatten().min()
+                [core, transport.next_timer(), rim.next_timer(), node.gone_by].into_iter().flatten().min()
             }
         });
-        nodes.chain(world).chain(restore).min()
+        let aimed = self.aimed.iter().map(|&(until, ..)| until).min();
+        nodes.chain(world).chain(restore).chain(aimed).min()
     }
 
     fn idle(&mut self) -> bool {
         let stage = &self.scenario.stage;
-        let sinks = [stage.sink.as_str(), stage.sump.as_str()];
-        self.world.borrow().unfinished(&sinks) == 0
+        let all = [stage.sump.as_str(), stage.replies.as_str(), stage.sink.as_str()];
+        let sinks = if stage.consumed { &all[..2] } else { &all[..] };
+        self.world.borrow().unfinished(sinks) == 0
             && self.nodes.iter_mut().all(|node| match &mut node.sidecar {
                 None => true,
                 Some(sidecar) => {
                     let flight = sidecar.pipeline().flight();
-                    flight.publications.is_empty() && flight.messages.is_empty() && node.drain_by.is_none()
+                    flight.publications.is_empty()
+                        && flight.messages.is_empty()
+                        && node.drain_by.is_none()
+                        && node.gone_by.is_none()
                 }
             })
     }
@@ -439,10 +424,10 @@ impl Run {
             }
         }
         let mut dead = BTreeSet::new();
-        for queue in self.scenario.stage.queues.values() {
+        for queue in self.scenario.stage.queues.values().chain([&self.scenario.stage.sink]) {
             for kept in self.world.borrow().queue(queue).map(|q| q.dead.clone()).unwrap_or_default() {
-                for head in super::ledger::heads(&kept.body) {
-                    if kept.body.len() <= 3_000 && kept.lost <= 100 {
+                for head in heads(&kept.body) {
+                    if kept.body.len() as u64 <= MAX_MESSAGE && kept.lost <= 100 {
                         self.ledger.violation(format!("{} is in the dead-letter queue", head.id));
                     }
                     dead.insert((head.id.clone(), head.route.hop()));
@@ -450,50 +435,5 @@ impl Run {
             }
         }
         self.ledger.check_outcomes(roots, &dead);
-    }
-}
-
-fn note_states(sidecar: &SimSidecar, ledger: &Ledger) {
-    let pipeline = sidecar.pipeline();
-    ledger.state(match pipeline.phase() {
-        Phase::Idle => "phase-idle",
-        Phase::Consuming => "phase-consuming",
-        Phase::Pausing => "phase-pausing",
-        Phase::Stopping { .. } => "phase-stopping",
-        Phase::Draining { .. } => "phase-draining",
-        Phase::Drained => "phase-drained",
-    });
-    for (_, message) in pipeline.flight().messages.iter() {
-        let lost = pipeline.flight().deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none());
-        match &message.state {
-            State::Waiting => {
-                ledger.state(if message.suspect { "suspect-waiting" } else { "waiting" });
-                if message.unconfirmed > 0 {
-                    ledger.state("unconfirmed-while-waiting");
-                }
-            }
-            State::Running(running) => {
-                ledger.state(if message.suspect { "suspect-running" } else { "running" });
-                if lost {
-                    ledger.state("orphan-running");
-                }
-                if running.cancelled.is_some() {
-                    ledger.state("cancelled");
-                }
-            }
-            State::Publishing => {
-                ledger.state("publishing");
-                if lost {
-                    ledger.state("orphan-publishing");
-                }
-            }
-            State::Finished { .. } => ledger.state("finished-orphan"),
-        }
-        if message.doomed.is_some() {
-            ledger.state("doomed");
-        }
-    }
-    if pipeline.stages().parked > 0 {
-        ledger.state("parked");
     }
 }

@@ -1,21 +1,28 @@
 //! The simulated runtime and memory: workers that run plans, die, hang and lie, over slots that are poisoned once freed.
 
+mod memory;
+mod work;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::task::Context;
 use std::time::Duration;
 
 use asya_dataplane::drive::{Call, Rim};
-use asya_dataplane::flow::{CallEnd, Death, MessageId, Output, OutputId, Store, WorkerEvent, WorkerId};
-use asya_dataplane::slab::Key;
-use asya_envelope::{ErrorInfo, Payload};
-use asya_transport::{Memory, Part, Piece, Room, Slot};
+use asya_dataplane::flow::{Death, MessageId, OutputId, Role, Store, WorkerEvent, WorkerId};
 
 use super::clock::Clock;
-use super::ledger::{Fault, Ledger};
-use super::plan::{Plan, result_payload};
+use super::fault::Fault;
+use super::ledger::{Handed, Ledger};
+use super::plan::Plan;
 use super::random::{Random, hash};
+use super::scenario::Place;
+
+/// From then on an end actor's handler returns, whatever its plan was: nothing else would ever end. In nanoseconds.
+const END_WELL: u64 = 20_000_000_000;
+
+/// How much sooner or later than it should a call may be stopped for its time, in nanoseconds: the core hears of a call's
+/// beginning and end only when it looks, and a kill takes some milliseconds.
+const SLACK: u64 = 20_000_000;
 
 /// How this runtime is set up.
 #[derive(Clone, Copy, Debug)]
@@ -47,14 +54,30 @@ struct Running {
     took: u64,
     started: Option<u64>,
     given: u32,
+    meta: Vec<u8>,
+    /// The broker's number of the delivery that it came from.
+    number: Option<u64>,
+    /// The bell was rung since it was handed over: its worker knows of it.
+    heard: bool,
     cancelled: bool,
 }
 
 impl Running {
+    fn copy(&self) -> Self {
+        Self { id: self.id.clone(), meta: self.meta.clone(), ..*self }
+    }
+
     /// When it ends by itself, if it does.
     fn due(&self) -> Option<u64> {
         let ends = self.plan != Plan::Hang || self.cancelled;
         self.started.filter(|_| ends).map(|started| started + self.took)
+    }
+
+    /// When it gives its next result, if one is left. Results come one by one, spread over its time.
+    fn next_result(&self) -> Option<u64> {
+        let results = u64::from(self.plan.results());
+        let share = self.took * (u64::from(self.given) + 1) / (results + 1);
+        self.started.filter(|_| u64::from(self.given) < results).map(|started| started + share)
     }
 }
 
@@ -75,7 +98,11 @@ struct Worker {
 /// The simulated rim of one sidecar.
 pub struct SimRim {
     actor: String,
+    role: Role,
     shape: Shape,
+    /// When a call has to end, and how long after that its worker, in nanoseconds.
+    timeout: (u64, u64),
+    process: u64,
     clock: Clock,
     ledger: Ledger,
     random: Random,
@@ -92,10 +119,15 @@ pub struct SimRim {
 
 impl SimRim {
     /// A runtime whose workers are about to start.
-    pub fn new(actor: &str, shape: Shape, clock: Clock, ledger: Ledger, random: Random) -> Self {
+    pub fn new(place: &Place, process: u64, clock: Clock, ledger: Ledger, random: Random) -> Self {
+        let shape = place.shape;
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
         let mut rim = Self {
-            actor: actor.to_owned(),
+            actor: place.actor.clone(),
+            role: place.settings.role,
             shape,
+            timeout: (nanos(place.settings.timeout), nanos(place.settings.cancel_grace)),
+            process,
             clock,
             ledger,
             random,
@@ -131,10 +163,11 @@ impl SimRim {
 
     /// Kills a worker from outside.
     pub fn kill_one(&mut self) {
-        let index = (self.random.next() % u64::from(self.shape.workers)) as u16;
+        let index = (self.random.number() % u64::from(self.shape.workers)) as u16;
         if matches!(self.workers[usize::from(index)].process, Process::Ready(_)) {
             self.ledger.fault(Fault::WorkerKilled);
-            self.die(index, Death::Crashed);
+            let death = self.random.pick(&[Death::Crashed, Death::Crashed, Death::Corrupt]);
+            self.die(index, death);
         }
     }
 
@@ -159,6 +192,11 @@ impl SimRim {
         self.drained
     }
 
+    /// Calls that are open.
+    pub fn open(&self) -> usize {
+        self.workers.iter().map(|w| w.calls.len()).sum()
+    }
+
     /// Memory that is still held: slots and results.
     pub fn held(&self) -> (usize, usize) {
         (self.slots.iter().filter(|(live, _)| *live).count(), self.outputs.len())
@@ -178,10 +216,15 @@ impl SimRim {
         // What ran alone is what was first, alone; those behind had not begun.
         if let Some(first) = calls.front()
             && first.alone
+            && matches!(death, Death::Crashed | Death::Corrupt)
         {
             self.ledger.died_alone(&first.id, first.hop);
         }
         self.ledger.tell(|| format!("{}: worker {id:?} died ({death:?}) with {} calls", self.actor, calls.len()));
+        let overdue = self.clock.now().saturating_sub(self.timeout.0 + self.timeout.1 + SLACK);
+        for call in calls.iter().filter(|c| c.started.is_some_and(|s| s < overdue) && overdue > 0) {
+            self.ledger.violation(format!("{} was let run past its time", call.id));
+        }
         self.pending.push(WorkerEvent::Died { worker: id, death });
     }
 
@@ -204,7 +247,7 @@ impl SimRim {
                     if let Some((when, _)) = worker.kill {
                         at(when);
                     }
-                    let running = || worker.calls.iter().take(self.width(worker));
+                    let running = || worker.calls.iter().take(self.width(worker)).filter(|c| c.heard);
                     if running().any(|c| c.started.is_none()) {
                         at(self.clock.now());
                     } else if self.shape.batch > 0 {
@@ -217,6 +260,7 @@ impl SimRim {
                         }
                     } else {
                         running().filter_map(Running::due).for_each(&mut at);
+                        running().filter_map(Running::next_result).for_each(&mut at);
                     }
                 }
             }
@@ -226,123 +270,6 @@ impl SimRim {
         }
         next
     }
-
-    fn advance(&mut self) {
-        let now = self.clock.now();
-        for index in 0..self.shape.workers {
-            let at = usize::from(index);
-            if let Process::Starting { at: when, id } = self.workers[at].process
-                && when <= now
-            {
-                self.workers[at].process = Process::Ready(id);
-                self.pending.push(WorkerEvent::Ready {
-                    worker: id,
-                    concurrency: self.shape.concurrency,
-                    batch: self.shape.batch,
-                    cancellable: self.shape.cancellable,
-                });
-            }
-            if let Some((when, death)) = self.workers[at].kill
-                && when <= now
-            {
-                self.die(index, death);
-            }
-            self.run(index, now);
-        }
-    }
-
-    fn run(&mut self, index: u16, now: u64) {
-        let at = usize::from(index);
-        let Process::Ready(id) = self.workers[at].process else { return };
-        loop {
-            let width = self.width(&self.workers[at]);
-            for call in self.workers[at].calls.iter_mut().take(width) {
-                call.started.get_or_insert(now);
-            }
-            let ready = self.workers[at].calls.iter().take(width).position(|c| {
-                let ended = c.started.is_some_and(|s| s + c.took <= now);
-                ended && (c.plan != Plan::Hang || c.cancelled)
-            });
-            // A batch ends as one: when its slowest member does.
-            let batch = self.shape.batch > 0 && width > 0;
-            let batch_done = || {
-                self.workers[at]
-                    .calls
-                    .iter()
-                    .take(width)
-                    .all(|c| c.started.is_some_and(|s| s + c.took <= now) && (c.plan != Plan::Hang || c.cancelled))
-            };
-            if batch && !self.workers[at].calls.is_empty() && !batch_done() {
-                // A member that kills the process does so when its own time comes.
-                let crashing =
-                    self.workers[at].calls.iter().take(width).any(|c| {
-                        matches!(c.plan, Plan::GiveThenCrash(_)) && c.started.is_some_and(|s| s + c.took <= now)
-                    });
-                if crashing {
-                    self.ledger.fault(Fault::HandlerCrashed);
-                    self.die(index, Death::Crashed);
-                }
-                return;
-            }
-            let Some(position) = ready else { return };
-            let Some(mut call) = self.workers[at].calls.remove(position) else { return };
-            if matches!(call.plan, Plan::GiveThenCrash(_)) {
-                self.give(id, &mut call);
-                self.ledger.fault(Fault::HandlerCrashed);
-                self.workers[at].calls.insert(position, call);
-                self.die(index, Death::Crashed);
-                return;
-            }
-            self.end(id, call);
-        }
-    }
-
-    fn give(&mut self, worker: WorkerId, call: &mut Running) {
-        while call.given < call.plan.results() {
-            let bytes = result_payload(&call.id, call.hop, call.given, call.plan == Plan::Big);
-            self.next_output += 1;
-            let len = bytes.len() as u64;
-            let part = Part { region: (self.next_output as u32) * 2 + 1, offset: 0, len };
-            self.outputs.insert(self.next_output, bytes);
-            let payload = Payload { offset: 0, document_len: len, len, blobs: 0 };
-            let id = OutputId(self.next_output);
-            let output = Output { id, parts: vec![part], payload, meta: Vec::new() };
-            self.pending.push(WorkerEvent::Result { worker, call: call.call, output });
-            call.given += 1;
-        }
-    }
-
-    fn end(&mut self, worker: WorkerId, mut call: Running) {
-        if std::mem::take(&mut self.lie) {
-            self.ledger.fault(Fault::Lie);
-            let stranger = Key::from_u64(self.random.next());
-            let elapsed = Duration::from_nanos(1);
-            self.pending.push(WorkerEvent::Ended { worker, call: stranger, end: CallEnd::Done, elapsed });
-            let mut ghost = Running { call: stranger, given: 0, plan: Plan::Give(1), ..copy(&call) };
-            self.give(worker, &mut ghost);
-        }
-        self.give(worker, &mut call);
-        let error = |kind: &str| ErrorInfo {
-            message: "simulated".into(),
-            error_type: kind.into(),
-            mro: vec!["Exception".into()],
-            traceback: Some("…".into()),
-        };
-        let end = match call.plan {
-            Plan::GiveThenFail(_) => CallEnd::Failed { error: error("ValueError"), unparsable: false },
-            Plan::Hang => {
-                self.ledger.fault(Fault::HandlerHung);
-                CallEnd::Failed { error: error("CancelledError"), unparsable: false }
-            }
-            _ => CallEnd::Done,
-        };
-        let elapsed = Duration::from_nanos(call.took);
-        self.pending.push(WorkerEvent::Ended { worker, call: call.call, end, elapsed });
-    }
-}
-
-fn copy(call: &Running) -> Running {
-    Running { id: call.id.clone(), ..*call }
 }
 
 impl Rim for SimRim {
@@ -354,25 +281,37 @@ impl Rim for SimRim {
         }
         let head = &call.message.head;
         let (id, hop) = (head.id.clone(), head.route.hop());
+        let stage = self.ledger.stage();
+        let mut plan = Plan::of(stage.seed, stage.mix, &self.actor, &id, hop);
+        if self.role == Role::End && self.clock.now() >= END_WELL {
+            plan = Plan::Give(0);
+        }
+        let (low, high) = self.shape.speed;
+        let took = low + hash(stage.seed ^ 1, &format!("{}/{id}", self.actor)) % (high - low + 1);
+        let number = self.ledger.number_in(self.process, call.slot);
+        let same = |c: &Running| number.is_some() && c.number == number;
+        let running = self.workers.iter().flat_map(|w| &w.calls).any(same);
+        let worker_state = &self.workers[at];
+        let joins = worker_state.calls.back().is_some_and(|c| c.more);
         // What a worker would read is what was sent, not a slot that was freed meanwhile.
         let payload = call.message.payload;
-        let bytes = self.slot(call.slot);
         let range = payload.offset as usize..(payload.offset + payload.len) as usize;
-        if !bytes.get(range).is_some_and(|b| b.starts_with(b"{\"")) {
-            self.ledger.violation(format!("{id} was handed over with a garbled payload"));
-        }
-        let plan = Plan::of(self.ledger.stage().seed, self.ledger.stage().mix, &self.actor, &id, hop);
-        let (low, high) = self.shape.speed;
-        let took = low + hash(self.ledger.stage().seed ^ 1, &format!("{}/{id}", self.actor)) % (high - low + 1);
-        let worker_state = &mut self.workers[at];
-        let alone_there = worker_state.calls.iter().any(|c| c.alone);
-        let most = match self.shape.batch {
-            0 => usize::from(self.shape.concurrency) + 64,
-            batch => usize::from(batch) * 2,
-        };
         let others = worker_state.calls.iter().filter(|c| !c.more || c.group != worker_state.groups).count();
-        let joins = worker_state.calls.back().is_some_and(|c| c.more);
-        self.ledger.handed(worker, if joins { 0 } else { others }, call.alone, alone_there, most);
+        self.ledger.handed(&Handed {
+            worker,
+            head,
+            section: self.slot(call.slot).get(range).unwrap_or_default(),
+            others: if joins { 0 } else { others },
+            alone: call.alone,
+            alone_there: worker_state.calls.iter().any(|c| c.alone),
+            most: match self.shape.batch {
+                0 => usize::from(self.shape.concurrency) + 64,
+                batch => usize::from(batch) * 2,
+            },
+            running,
+        });
+        let meta = plan.meta(head);
+        let worker_state = &mut self.workers[at];
         if !joins {
             worker_state.groups += 1;
         }
@@ -388,6 +327,9 @@ impl Rim for SimRim {
             took,
             started: None,
             given: 0,
+            meta,
+            number,
+            heard: false,
             cancelled: false,
         };
         worker_state.calls.push_back(running);
@@ -411,6 +353,10 @@ impl Rim for SimRim {
         let when = self.clock.now() + self.random.between(100_000, 5_000_000);
         let target = &mut self.workers[usize::from(worker.index)];
         if matches!(target.process, Process::Ready(id) if id == worker) {
+            let due = |c: &Running| c.started.is_some_and(|s| s + self.timeout.0 <= self.clock.now() + SLACK);
+            if !target.calls.iter().any(due) {
+                self.ledger.violation(format!("{worker:?} was killed before its time"));
+            }
             target.kill = Some((when, death));
             self.ledger.fault(Fault::HandlerHung);
         }
@@ -432,77 +378,12 @@ impl Rim for SimRim {
         self.drained = true;
     }
 
-    fn ring(&mut self) {}
+    fn ring(&mut self) {
+        self.workers.iter_mut().flat_map(|w| &mut w.calls).for_each(|call| call.heard = true);
+    }
 
     fn poll_workers(&mut self, _: &mut Context<'_>, events: &mut Vec<WorkerEvent>) {
         self.advance();
         events.append(&mut self.pending);
-    }
-}
-
-impl Memory for SimRim {
-    fn reserve(&mut self, len: u64) -> Room {
-        if len > self.shape.max_message {
-            return Room::TooLarge;
-        }
-        if self.used + len > self.shape.budget {
-            return Room::Later;
-        }
-        self.used += len;
-        let bytes = vec![0; len as usize];
-        match self.slots.iter().position(|(live, _)| !live) {
-            Some(index) => {
-                self.slots[index] = (true, bytes);
-                Room::Granted(Slot(index as u32))
-            }
-            None => {
-                self.slots.push((true, bytes));
-                Room::Granted(Slot(self.slots.len() as u32 - 1))
-            }
-        }
-    }
-
-    fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
-        &mut self.slots[slot.0 as usize].1
-    }
-
-    fn release(&mut self, slot: Slot) {
-        let (live, bytes) = &mut self.slots[slot.0 as usize];
-        if !*live {
-            self.ledger.violation(format!("{slot:?} released twice"));
-            return;
-        }
-        *live = false;
-        self.used -= bytes.len() as u64;
-        // Whoever still reads it reads this.
-        bytes.fill(0xdd);
-    }
-
-    fn copy_part(&self, part: Part, out: &mut Vec<u8>) {
-        let index = u64::from(part.region / 2);
-        let range = part.offset as usize..(part.offset + part.len) as usize;
-        let bytes = if part.region.is_multiple_of(2) {
-            self.slots.get(index as usize).map(|(_, bytes)| bytes)
-        } else {
-            self.outputs.get(&index)
-        };
-        match bytes.and_then(|b| b.get(range)) {
-            Some(bytes) => out.extend_from_slice(bytes),
-            None => out.resize(out.len() + part.len as usize, 0xdd),
-        }
-    }
-
-    fn write_gathered(&self, _: BorrowedFd<'_>, _: &[Piece<'_>]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Store for SimRim {
-    fn slot(&self, slot: Slot) -> &[u8] {
-        self.slots.get(slot.0 as usize).map_or(&[], |(_, bytes)| bytes)
-    }
-
-    fn part(&self, slot: Slot, offset: u64, len: u64) -> Part {
-        Part { region: slot.0 * 2, offset, len }
     }
 }

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use asya_dataplane::flow::{Emit, Role, Settings};
-use asya_envelope::{Encoding, Head, Headers, Payload, Route, RouteShape, bundle, names};
+use asya_envelope::{Encoding, Head, Headers, Payload, Route, RouteShape, blob, bundle, names};
 use asya_transport::ContentType;
 
 use super::broker::Rules;
-use super::ledger::{Fault, Stage};
+use super::fault::Fault;
+use super::ledger::Stage;
 use super::plan::Mix;
 use super::random::Random;
 use super::runtime::Shape;
@@ -88,6 +89,9 @@ pub struct Scenario {
     pub lease: u64,
 }
 
+/// Largest body that a sidecar takes in, in bytes.
+pub const MAX_MESSAGE: u64 = 3_000;
+
 /// Most messages of one bundle.
 pub const BUNDLE: usize = 5;
 
@@ -111,7 +115,8 @@ impl Scenario {
             crash_limit,
             sink: queue(names::SINK),
             sump: queue(names::SUMP),
-            actors: queues.iter().map(|(actor, queue)| (queue.clone(), actor.clone())).collect(),
+            replies: queue("replies"),
+            consumed: random.one_in(4),
             queues,
         };
         let mut places = Vec::new();
@@ -121,7 +126,18 @@ impl Scenario {
                 places.push(place.clone());
             }
         }
-        let inputs = inputs(&mut random, &names, tame);
+        if stage.consumed {
+            let mut end = place(&mut random, names::SINK, &stage);
+            end.settings.role = Role::End;
+            places.push(end);
+        }
+        // A route may come back to an actor.
+        let route: Vec<String> = match random.between(0, 3) {
+            0 => names.iter().chain(&names).cloned().collect(),
+            1 => names.iter().flat_map(|name| [name, name]).cloned().collect(),
+            _ => names,
+        };
+        let inputs = inputs(&mut random, &route, tame);
         let faults = if tame { Vec::new() } else { faults(&mut random) };
         let unreliable = if tame {
             Unreliable::default()
@@ -132,8 +148,10 @@ impl Scenario {
                 duplicate: random.pick(&[0, 0, 100]),
             }
         };
-        // Long enough for the slowest honest wait, short enough that a dead consumer's messages come back in the run.
-        let lease = 120_000_000_000;
+        // Long enough for the slowest honest wait, or so short that some run out; in any case short enough that a dead
+        // consumer's messages come back in the run.
+        let lease =
+            if tame || random.one_in(2) { 120_000_000_000 } else { random.between(5_000_000_000, 8_000_000_000) };
         Self { rules, stage, places, inputs, faults, unreliable, lease }
     }
 }
@@ -154,7 +172,7 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
         cancellable: concurrency > 1 && random.one_in(2),
         speed,
         budget: random.pick(&[4_000, 40_000, 4_000_000]),
-        max_message: 3_000,
+        max_message: MAX_MESSAGE,
     };
     let settings = Settings {
         namespace: NAMESPACE.into(),
@@ -180,29 +198,37 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
     Place { actor: actor.into(), settings, shape }
 }
 
-fn inputs(random: &mut Random, names: &[String], tame: bool) -> Vec<Input> {
+fn inputs(random: &mut Random, route: &[String], tame: bool) -> Vec<Input> {
     let count = random.between(10, 150);
     let spread = random.pick(&[1_000_000, 2_000_000_000, 20_000_000_000]);
-    let first = names.first().cloned().unwrap_or_default();
+    let first = route.first().cloned().unwrap_or_default();
     let largest = random.pick(&[1, 1, BUNDLE as u64]);
     let mut inputs: Vec<Input> = Vec::new();
     let mut n = 0;
     while n < count {
         let size = random.between(1, largest).min(count - n);
-        let parts = (n..n + size).map(|n| single(random, n, names, tame)).collect();
+        let parts = (n..n + size).map(|n| single(random, n, route, tame, size > 1)).collect();
         inputs.push(Input { at: random.between(0, spread), queue: queue(&first), parts });
         n += size;
     }
     inputs
 }
 
-fn single(random: &mut Random, n: u64, names: &[String], tame: bool) -> Single {
-    let first = names.first().cloned().unwrap_or_default();
+fn single(random: &mut Random, n: u64, route: &[String], tame: bool, bundled: bool) -> Single {
+    let first = route.first().cloned().unwrap_or_default();
     let mut head = Head::new(
         format!("m{n}"),
-        Route { prev: Vec::new(), curr: first.clone(), next: names.iter().skip(1).cloned().collect() },
+        Route { prev: Vec::new(), curr: first.clone(), next: route.iter().skip(1).cloned().collect() },
     );
-    head.headers = Headers::from_json(r#"{"trace":"t"}"#).unwrap_or_default();
+    head.headers = Headers::from_json(&format!(r#"{{"trace":"t{n}"}}"#)).unwrap_or_default();
+    // Some wait for an answer, some of those no longer.
+    if random.one_in(6) {
+        let to = if random.one_in(4) { "nobody-waits" } else { "replies" };
+        head.headers.set_str(names::HEADER_REPLY_TO, &queue(to));
+    }
+    if random.one_in(6) {
+        head.extensions.push(("note".into(), format!(r#"{{"n":{n}}}"#)));
+    }
     if random.one_in(8) {
         head.shape = RouteShape::Actors;
     }
@@ -214,7 +240,18 @@ fn single(random: &mut Random, n: u64, names: &[String], tame: bool) -> Single {
     let document = format!(r#"{{"root":{n},"filler":"{filler}"}}"#);
     let native = random.one_in(3);
     let mut body = Vec::new();
-    if native {
+    // In a native body blobs are bytes; in a JSON body they are base64, which the sidecar has to rebuild. A
+    // member of a bundle that finds no room for that is published again, so that it comes twice.
+    if wrong != 3 && random.one_in(6) && (native || !(tame && bundled)) {
+        let (section, payload) = with_blob(&document, &vec![n as u8; random.between(1, 200) as usize]);
+        if native {
+            body.extend_from_slice(&section);
+            asya_envelope::encode_native(&head, payload, &mut body);
+        } else {
+            asya_envelope::encode_json_with_blobs(&head, &section, payload, &mut body)
+                .unwrap_or_else(|e| unreachable!("{e}"));
+        }
+    } else if native {
         body.extend_from_slice(document.as_bytes());
         let len = document.len() as u64;
         asya_envelope::encode_native(&head, Payload { offset: 0, document_len: len, len, blobs: 0 }, &mut body);
@@ -236,6 +273,21 @@ fn single(random: &mut Random, n: u64, names: &[String], tame: bool) -> Single {
     }
     let head = (!matches!(fault, Some(Fault::Garbage | Fault::Oversize))).then_some(head);
     Single { body: body.into(), content_type, head, fault }
+}
+
+/// A section of a document and one blob.
+fn with_blob(document: &str, bytes: &[u8]) -> (Vec<u8>, Payload) {
+    let (document_len, len) = (document.len() as u64, bytes.len() as u64);
+    let table = blob::table_range(document_len, 1).unwrap_or_default();
+    let (offsets, end) = blob::place(document_len, [len].into_iter()).unwrap_or_default();
+    let info = blob::BlobInfo { dtype: blob::RAW.into(), shape: vec![len], offset: offsets[0], len };
+    let mut entry = [0; blob::ENTRY_LEN];
+    blob::write_entry(&mut entry, &info);
+    let mut section = document.as_bytes().to_vec();
+    section.resize(end as usize, 0);
+    section[table.start as usize..table.end as usize].copy_from_slice(&entry);
+    section[info.offset as usize..].copy_from_slice(bytes);
+    (section, Payload { offset: 0, document_len, len: end, blobs: 1 })
 }
 
 fn faults(random: &mut Random) -> Vec<(u64, Fault)> {

@@ -12,8 +12,10 @@ use asya_transport::{
     Transport,
 };
 
+use super::body::portions;
 use super::broker::{Rules, Shared};
-use super::ledger::{Fault, Ledger};
+use super::fault::Fault;
+use super::ledger::Ledger;
 use super::random::Random;
 
 /// Bodies above this are refused by the simulated broker, in bytes.
@@ -44,6 +46,14 @@ struct Open {
     written: u64,
 }
 
+/// What was submitted and not flushed.
+enum Buffered {
+    Consume(u32),
+    Cancel,
+    Publish(Open),
+    Settle(Tag, Settlement),
+}
+
 enum Later {
     Published(Token, Outcome),
     Canceled,
@@ -66,10 +76,14 @@ pub struct SimTransport {
     consuming: bool,
     tags: u64,
     unsettled: BTreeSet<u64>,
+    /// What leaves with the next flush.
+    buffered: Vec<Buffered>,
     outgoing: Vec<Open>,
     later: BTreeMap<(u64, u64), Later>,
     steps: u64,
     next_delivery: u64,
+    /// There was no room when it last asked.
+    short: bool,
     lost: Vec<Event>,
 }
 
@@ -80,7 +94,7 @@ impl SimTransport {
         ledger: Ledger,
         mut random: Random,
         unreliable: Unreliable,
-        holder: u64,
+        process: u64,
         queue: &str,
     ) -> Self {
         let reconnect_at = world.borrow().clock.now() + random.between(STEP.0, STEP.1);
@@ -89,8 +103,8 @@ impl SimTransport {
             ledger,
             random,
             unreliable,
-            holder: holder << 32,
-            process: 0,
+            holder: process << 32,
+            process,
             queue: queue.to_owned(),
             epoch: 0,
             connected: false,
@@ -99,10 +113,12 @@ impl SimTransport {
             consuming: false,
             tags: 0,
             unsettled: BTreeSet::new(),
+            buffered: Vec::new(),
             outgoing: Vec::new(),
             later: BTreeMap::new(),
             steps: 0,
             next_delivery: 0,
+            short: false,
             lost: Vec::new(),
         }
     }
@@ -124,11 +140,6 @@ impl SimTransport {
         self.holder | u64::from(self.epoch)
     }
 
-    /// Tells the tokens of this process apart from those of others in the ledger.
-    pub fn number_tokens(&mut self, process: u64) {
-        self.process = process;
-    }
-
     /// The consumer of this transport, as the broker knows it now.
     pub fn held(&self) -> usize {
         self.world.borrow().held_by(self.holder())
@@ -137,6 +148,11 @@ impl SimTransport {
     /// Deliveries that the sidecar has not settled.
     pub fn unsettled(&self) -> usize {
         self.unsettled.len()
+    }
+
+    /// Whether publishes are on their way to the broker, or their confirms back.
+    pub fn publishing(&self) -> bool {
+        !self.outgoing.is_empty() || self.later.values().any(|later| matches!(later, Later::Published(..)))
     }
 
     /// Cuts the connections, as the network does: what was under way may or may not have arrived.
@@ -201,12 +217,11 @@ impl SimTransport {
             return Outcome::TooLarge(BROKER_LIMIT);
         }
         let body: Rc<[u8]> = body.into();
-        self.ledger.published(&open.queue, &body, open.content_type);
-        if self.world.borrow_mut().publish(&open.queue, body, open.content_type) {
-            Outcome::Confirmed
-        } else {
-            Outcome::Unroutable
+        if !self.world.borrow_mut().publish(&open.queue, Rc::clone(&body), open.content_type) {
+            return Outcome::Unroutable;
         }
+        self.ledger.published(&open.queue, &body, open.content_type);
+        Outcome::Confirmed
     }
 
     fn write_out(&mut self, memory: &mut dyn Memory) {
@@ -228,6 +243,21 @@ impl SimTransport {
         }
     }
 
+    fn settle(&mut self, tag: Tag, how: Settlement) {
+        if tag.epoch != self.epoch || !self.connected {
+            return;
+        }
+        self.ledger.settled(self.holder(), tag, how, self.unsettled.remove(&tag.number));
+        let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
+        if fails && self.world.borrow().rules == Rules::Sqs {
+            self.ledger.fault(Fault::SettleFailed);
+            self.lost.push(Event::SettleFailed { tag, why: "simulated".into() });
+        } else if !self.world.borrow_mut().settle(self.holder(), tag.number, how) {
+            self.ledger.fault(Fault::LeaseLost);
+            self.lost.push(Event::SettleFailed { tag, why: "the lease had run out".into() });
+        }
+    }
+
     fn deliver(&mut self, memory: &mut dyn Memory, events: &mut Vec<Event>) {
         let now = self.now();
         if !self.connected || !self.consuming || now < self.next_delivery {
@@ -241,18 +271,27 @@ impl SimTransport {
             };
             let room = memory.reserve(len);
             if room == Room::Later {
-                self.ledger.fault(Fault::NoRoom);
+                // One shortage counts once, however often it is asked for room.
+                if !std::mem::replace(&mut self.short, true) {
+                    self.ledger.fault(Fault::NoRoom);
+                }
                 self.next_delivery = now + 1_000_000;
                 return;
             }
+            self.short = false;
             self.tags += 1;
             let taken = self.world.borrow_mut().take(&self.queue, self.holder(), self.tags);
             let Some(kept) = taken else { return };
             let tag = Tag { epoch: self.epoch, number: self.tags };
             self.unsettled.insert(self.tags);
-            self.ledger.delivered(self.holder(), tag, &kept.body);
+            self.ledger.delivered(&self.queue, self.holder(), tag, &kept.body);
             match room {
                 Room::Granted(slot) => {
+                    // What runs is told by its number, but for members of a bundle, which share one. And a lease that runs
+                    // out is delivered again while its message runs: nobody can tell.
+                    if self.world.borrow().rules != Rules::Sqs && portions(&kept.body).count() == 1 {
+                        self.ledger.placed(self.process, slot, kept.number);
+                    }
                     memory.slot_mut(slot).copy_from_slice(&kept.body);
                     let redelivery = Redelivery {
                         redelivered: kept.redelivered,
@@ -268,6 +307,7 @@ impl SimTransport {
             }
             if self.unreliable.duplicate > 0 && self.random.one_in(self.unreliable.duplicate) {
                 self.ledger.fault(Fault::Duplicate);
+                self.ledger.doubled(&kept.body);
                 let mut world = self.world.borrow_mut();
                 world.put(&self.queue, Rc::clone(&kept.body), kept.content_type);
             }
@@ -294,56 +334,52 @@ impl Transport for SimTransport {
     fn submit(&mut self, op: Op<'_>) {
         match op {
             Op::Declare(spec) => self.world.borrow_mut().declare(spec.queue),
-            Op::Consume { window, .. } => {
-                self.window = window;
-                self.consuming = true;
-                self.next_delivery = self.step();
-            }
-            Op::Cancel => {
-                self.consuming = false;
-                if self.connected {
-                    let when = self.step();
-                    self.at(when, Later::Canceled);
-                } else {
-                    self.lost.push(Event::Canceled { asked: true });
-                }
-            }
+            Op::Consume { window, .. } => self.buffered.push(Buffered::Consume(window)),
+            Op::Cancel => self.buffered.push(Buffered::Cancel),
             Op::Publish(publish) => {
                 self.ledger.submitted(self.process, publish.token);
-                if !self.connected {
-                    self.lost.push(Event::Published { token: publish.token, outcome: Outcome::Lost });
-                    return;
-                }
-                let written = self.step();
-                self.outgoing.push(Open {
+                self.buffered.push(Buffered::Publish(Open {
                     token: publish.token,
                     queue: publish.queue.to_owned(),
                     content_type: publish.content_type,
                     prefix: publish.body.prefix.to_vec(),
                     parts: publish.body.parts.to_vec(),
                     suffix: publish.body.suffix.to_vec(),
-                    written,
-                });
+                    written: 0,
+                }));
             }
-            Op::Settle { tag, how } => {
-                if tag.epoch != self.epoch || !self.connected {
-                    return;
-                }
-                self.ledger.settled(self.holder(), tag, how, self.unsettled.remove(&tag.number));
-                let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
-                if fails && self.world.borrow().rules == Rules::Sqs {
-                    self.ledger.fault(Fault::SettleFailed);
-                    self.lost.push(Event::SettleFailed { tag, why: "simulated".into() });
-                } else if !self.world.borrow_mut().settle(self.holder(), tag.number, how) {
-                    self.ledger.fault(Fault::LeaseLost);
-                    self.lost.push(Event::SettleFailed { tag, why: "the lease had run out".into() });
-                }
-            }
+            Op::Settle { tag, how } => self.buffered.push(Buffered::Settle(tag, how)),
             Op::Extend { .. } | Op::Depth { .. } => {}
         }
     }
 
     fn flush(&mut self, memory: &mut dyn Memory) {
+        for op in std::mem::take(&mut self.buffered) {
+            match op {
+                Buffered::Consume(window) => {
+                    self.window = window;
+                    self.consuming = true;
+                    self.next_delivery = self.step();
+                }
+                Buffered::Cancel => {
+                    self.consuming = false;
+                    if self.connected {
+                        let when = self.step();
+                        self.at(when, Later::Canceled);
+                    } else {
+                        self.lost.push(Event::Canceled { asked: true });
+                    }
+                }
+                Buffered::Publish(open) if self.connected => {
+                    let written = self.step();
+                    self.outgoing.push(Open { written, ..open });
+                }
+                Buffered::Publish(open) => {
+                    self.lost.push(Event::Published { token: open.token, outcome: Outcome::Lost });
+                }
+                Buffered::Settle(tag, how) => self.settle(tag, how),
+            }
+        }
         self.write_out(memory);
     }
 
@@ -371,15 +407,15 @@ impl Transport for SimTransport {
             }
         }
         for event in events.iter() {
-            if let Event::Published { token, .. } = event {
-                self.ledger.answered(self.process, *token);
+            if let Event::Published { token, outcome } = event {
+                self.ledger.answered(self.process, *token, *outcome == Outcome::Confirmed);
             }
         }
         self.deliver(memory, events);
     }
 
     fn flushed(&self) -> bool {
-        self.outgoing.is_empty()
+        self.outgoing.is_empty() && self.buffered.is_empty()
     }
 
     fn limits(&self) -> Limits {
@@ -389,9 +425,4 @@ impl Transport for SimTransport {
     fn name(&self) -> &'static str {
         "simulated"
     }
-}
-
-/// A settlement that only gives the message back is told apart from one that ends it.
-pub fn ends(how: Settlement) -> bool {
-    how != Settlement::Requeue
 }
