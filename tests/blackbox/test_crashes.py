@@ -14,8 +14,8 @@ def failure(message):
 
 def test_a_timeout_replaces_only_the_worker(world):
     actor = world.actor("obey", ASYA_RESILIENCY_ACTOR_TIMEOUT="500ms", ASYA_WORKERS="2")
+    until(lambda: actor.metric("workers_ready") == 2, "both workers to be ready")
     before = set(actor.workers())
-    assert len(before) == 2
     world.publish("a", envelope(["a"], {"do": "sleep"}, identity="slow"))
     for number in range(4):
         world.publish("a", envelope(["a"], {"n": number}, identity=f"m-{number}"))
@@ -98,6 +98,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_a_new_one_goes_on(world
 
 def test_workers_keep_their_model_when_the_sidecar_restarts(world):
     actor = world.actor("handlers.Model.predict", ASYA_WORKERS="2")
+    until(lambda: actor.metric("workers_ready") == 2, "both workers to be ready")
     before = sorted(actor.workers())
     for number in range(3):
         world.publish("a", envelope(["a"], number))

@@ -105,6 +105,8 @@ impl Ledger {
             }
         } else if seen.attempt > 1 + deaths {
             innocent(&format!("attempt {} after {deaths} deaths alone", seen.attempt));
+        } else if seen.attempt > self.stage.crash_limit {
+            self.violation(format!("{} is in {queue} for attempt {}: one too many", seen.id, seen.attempt));
         }
     }
 
