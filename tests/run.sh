@@ -68,7 +68,8 @@ phase_fuzz() {
     done
 }
 
-phase_simulate() { cargo run --quiet --release -p asya-tests --bin simulate -- --seeds "$SIMULATION_SEEDS"; }
+# The planted bugs take minutes more: `make simulate` runs them too.
+phase_simulate() { cargo run --quiet --profile sim -p asya-tests --bin simulate -- --seeds "$SIMULATION_SEEDS"; }
 
 phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3" tests/blackbox/run.sh; }
 
