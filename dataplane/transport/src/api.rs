@@ -350,8 +350,8 @@ pub trait Transport {
     /// Appends everything that has happened and arranges for `cx` to be woken when there is more.
     fn poll(&mut self, cx: &mut Context<'_>, memory: &mut dyn Memory, events: &mut Vec<Event>);
 
-    /// Whether everything that was submitted has been handed to the kernel: then the process may end without losing
-    /// its last settlements.
+    /// Whether everything that was submitted has been handed to the kernel, and, once consuming has been canceled, whether
+    /// the broker has seen every settlement: then the process may end without losing its last ones.
     fn flushed(&self) -> bool {
         true
     }

@@ -96,6 +96,10 @@ pub(crate) struct Consumer {
     held: Ordered<()>,
     /// Acknowledged in this turn.
     acked: Vec<u64>,
+    /// Something was settled that no `basic.qos` has followed.
+    settled: bool,
+    /// Each `basic.qos` that waits for its answer.
+    unanswered: u32,
 }
 
 impl Consumer {
@@ -114,6 +118,8 @@ impl Consumer {
             arrival: Arrival::None,
             held: Ordered::default(),
             acked: Vec::new(),
+            settled: false,
+            unanswered: 0,
         }
     }
 
@@ -174,6 +180,7 @@ impl Consumer {
                     let arguments = arguments.as_ref().map_or(&[][..], |a| &a[..]);
                     encode::consume(out, CHANNEL, &wanted.queue, &tag, arguments);
                 });
+                self.unanswered += 1;
                 self.phase = Phase::Starting(wanted.clone());
             }
             (Phase::Running(running), wanted) if self.asked_to_cancel > 0 || wanted.as_ref() != Some(running) => {
@@ -190,6 +197,7 @@ impl Consumer {
         if self.held.take(number).is_none() {
             return;
         }
+        self.settled = true;
         match how {
             Settlement::Ack => self.acked.push(number),
             Settlement::Requeue => out.own(|out| encode::requeue(out, CHANNEL, number)),
@@ -197,9 +205,21 @@ impl Consumer {
         }
     }
 
+    /// Writes what was settled in this turn.
+    ///
+    /// Where nothing more is to be consumed, the connection may soon be closed, and the broker forgets what it has
+    /// received and not yet looked at when that happens. The answer to a `basic.qos` says that it has.
+    pub(crate) fn write_settlements(&mut self, out: &mut Outbox) {
+        self.write_acks(out);
+        if self.wanted.is_none() && std::mem::take(&mut self.settled) {
+            out.own(|out| encode::qos(out, CHANNEL, 1));
+            self.unanswered += 1;
+        }
+    }
+
     /// Puts this turn's acknowledgements into as few frames as their order allows: below the lowest delivery that is
     /// still held, one frame covers all.
-    pub(crate) fn write_acks(&mut self, out: &mut Outbox) {
+    fn write_acks(&mut self, out: &mut Outbox) {
         if self.acked.is_empty() {
             return;
         }
@@ -218,9 +238,10 @@ impl Consumer {
         self.acked.clear();
     }
 
-    /// Whether every acknowledgement is in the outbox.
-    pub(crate) const fn acks_are_written(&self) -> bool {
-        self.acked.is_empty()
+    /// Whether every acknowledgement is in the outbox; where nothing more is to be consumed, whether the broker has seen
+    /// all that was settled.
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.acked.is_empty() && (self.wanted.is_some() || (!self.settled && self.unanswered == 0))
     }
 
     /// Asks again for the room that was not there.
@@ -264,7 +285,7 @@ impl Consumer {
             Method::Deliver { delivery_tag, redelivered } => {
                 self.arrival = Arrival::Announced { number: delivery_tag, redelivered };
             }
-            Method::QosOk => {}
+            Method::QosOk => self.unanswered = self.unanswered.saturating_sub(1),
             Method::ConsumeOk { .. } => {
                 if let Phase::Starting(wanted) = &self.phase {
                     self.phase = Phase::Running(wanted.clone());

@@ -219,7 +219,7 @@ impl Session {
         };
         published
             && match &self.consuming {
-                Side::Up(up) => up.1.acks_are_written() && up.0.is_flushed(),
+                Side::Up(up) => up.1.is_settled() && up.0.is_flushed(),
                 _ => true,
             }
     }
@@ -231,7 +231,7 @@ impl Session {
             self.failed.get_or_insert((Role::Publish, error));
         }
         if let Some((link, consumer)) = self.consuming.up() {
-            consumer.write_acks(&mut link.out);
+            consumer.write_settlements(&mut link.out);
             if let Err(error) = link.flush(memory) {
                 self.failed = Some((Role::Consume, error));
             }

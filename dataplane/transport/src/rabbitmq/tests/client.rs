@@ -77,6 +77,15 @@ impl Client {
         }
     }
 
+    /// Drives until the process could end; no event may happen.
+    pub(super) fn quiet_until_flushed(&mut self) {
+        let start = std::time::Instant::now();
+        while !self.transport.flushed() {
+            assert!(start.elapsed() < WATCHDOG, "waited too long");
+            self.wait_quietly(Duration::from_millis(10));
+        }
+    }
+
     /// Drives for a while in which nothing may happen.
     pub(super) fn wait_quietly(&mut self, time: Duration) {
         assert_eq!(self.next_within(time), None);

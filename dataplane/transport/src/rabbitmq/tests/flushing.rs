@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::server::{Manners, Server};
-use crate::api::{Op, Outcome, Settlement, Transport};
+use crate::api::{Event, Op, Outcome, Settlement, Tag, Transport};
 use crate::rabbitmq::handshake::Role;
 
 #[test]
@@ -26,6 +26,27 @@ fn what_is_submitted_is_flushed_once_the_kernel_has_it() {
     assert!(!client.transport.flushed(), "an acknowledgement waits to be put together with others");
     client.flush();
     assert!(client.transport.flushed());
+}
+
+#[test]
+fn what_is_settled_after_a_cancel_is_flushed_once_the_broker_has_seen_it() {
+    let server = Server::new(Manners::default());
+    let mut client = Client::connected(server.config());
+    client.consume(8);
+    client.flush();
+    for number in 1..=2 {
+        server.deliver(number, b"body");
+        client.delivered();
+    }
+    client.submit(Op::Cancel);
+    assert_eq!(client.next(), Event::Canceled { asked: true });
+    for (number, how) in [(1, Settlement::Ack), (2, Settlement::Requeue)] {
+        client.submit(Op::Settle { tag: Tag { epoch: 1, number }, how });
+        assert!(!client.transport.flushed(), "{how:?} waits");
+        client.flush();
+        assert!(!client.transport.flushed(), "the broker has not said that it saw {how:?}");
+        client.quiet_until_flushed();
+    }
 }
 
 #[test]

@@ -120,7 +120,7 @@ proptest! {
                 }
                 Act::Settle(number, how) => consumer.settle(number, how, &mut out),
                 Act::Room(budget) => memory.set_budget(budget),
-                Act::Flush => consumer.write_acks(&mut out),
+                Act::Flush => consumer.write_settlements(&mut out),
                 Act::Frame(_) | Act::Delivery(_) => {}
             }
             consumer.resume(&mut memory, &mut out, &mut events);
