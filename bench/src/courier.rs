@@ -23,6 +23,8 @@ pub struct Courier<T> {
     transport: T,
     /// Where bodies lie.
     pub heap: Heap,
+    /// A lost connection is an event like others.
+    through_losses: bool,
     events: VecDeque<Event>,
     buffer: Vec<Event>,
 }
@@ -30,7 +32,13 @@ pub struct Courier<T> {
 impl<T: Transport> Courier<T> {
     /// Waits until the broker has answered.
     pub async fn connect(transport: T) -> Result<Self, Error> {
-        let mut courier = Self { transport, heap: Heap::default(), events: VecDeque::new(), buffer: Vec::new() };
+        let mut courier = Self {
+            transport,
+            heap: Heap::default(),
+            through_losses: false,
+            events: VecDeque::new(),
+            buffer: Vec::new(),
+        };
         let deadline = Instant::now() + CONNECT_WITHIN;
         loop {
             match courier.event().await {
@@ -41,6 +49,12 @@ impl<T: Transport> Courier<T> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// From now on a lost connection is an event and no error; the transport connects again by itself.
+    pub fn through_losses(mut self) -> Self {
+        self.through_losses = true;
+        self
     }
 
     /// Has a queue with its dead-letter queue.
@@ -126,7 +140,8 @@ impl<T: Transport> Courier<T> {
         })
         .await;
         for event in self.buffer.drain(..) {
-            if matches!(event, Event::Lost { .. } | Event::Fatal { .. }) {
+            let disturbed = matches!(event, Event::Lost { .. }) && !self.through_losses;
+            if disturbed || matches!(event, Event::Fatal { .. }) {
                 return Err(unexpected(&event));
             }
             self.events.push_back(event);

@@ -11,6 +11,8 @@ import time
 
 import pika
 
+ROUTE = ["a", "b", "c"]
+
 
 def connect(url):
     """A connection whose heartbeats do not depend on how busy this process is."""
@@ -32,6 +34,7 @@ class Sender:
         self.journal = open(journal, "a")
         self.allowed = self.taken = self.sent = 0
         self.failure = None
+        self.resent = set()  # nobody breaks this connection
         self.more = threading.Condition()
         self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.CONNECTIONS)]
 
@@ -104,6 +107,20 @@ def what_is_wrong(envelope, route):
     return None
 
 
+def line_of(queue, envelope):
+    """What is written down of a message that has arrived."""
+    status = envelope.get("status") or {}
+    return {
+        "queue": queue,
+        "id": envelope["id"],
+        "hop": len(envelope["route"].get("prev", [])),
+        "at": time.monotonic(),
+        "wrong": what_is_wrong(envelope, ROUTE) if queue.endswith("-x-sink") else None,
+        "reason": status.get("reason"),
+        "error": (status.get("error") or {}).get("type"),
+    }
+
+
 def read(url, path, queues):
     """Appends a line for every message of these queues, then acknowledges it."""
     connection = connect(url)
@@ -112,18 +129,7 @@ def read(url, path, queues):
     with open(path, "a") as file:
 
         def take(channel, method, properties, body, queue):
-            envelope = json.loads(body)
-            status = envelope.get("status") or {}
-            route = ["a", "b", "c"]
-            line = {
-                "queue": queue,
-                "id": envelope["id"],
-                "hop": len(envelope["route"].get("prev", [])),
-                "at": time.monotonic(),
-                "wrong": what_is_wrong(envelope, route) if queue.endswith("-x-sink") else None,
-                "reason": status.get("reason"),
-                "error": (status.get("error") or {}).get("type"),
-            }
+            line = line_of(queue, json.loads(body))
             file.write(json.dumps(line) + "\n")
             file.flush()
             channel.basic_ack(method.delivery_tag)

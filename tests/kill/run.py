@@ -21,14 +21,13 @@ import time
 import actors
 import amqp
 import verdict
+import worlds
 
-ROUTE = ["a", "b", "c"]
+ROUTE = amqp.ROUTE
 HANDLERS = {"a": "function", "b": "coroutine", "c": "generator"}
 # Each a little slower than the one before it, so that all three queues fill up.
 SLOWER = {"a": 1.0, "b": 1.2, "c": 1.4}
 NAMESPACE = "kill"
-KINDS = ["sidecar", "worker", "supervisor", "connection"]
-STAGES = ["intake", "waiting", "running", "publishing", "finished"]
 # How long the actor whose turn it is is waited for, before any other will do as well.
 TURN_SECONDS = 1.5
 # How long, after that, the stage is waited for, before any other will do as well.
@@ -51,6 +50,7 @@ def arguments():
     parser.add_argument("--sidecar", default=f"{target}/release/asya-sidecar")
     parser.add_argument("--runtime", default="target/asya-runtime.pyz")
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--embedded", metavar="FOLDER", help="run on the embedded broker too, with embedded_broker and embedded_tool of that folder")
     parser.add_argument("--keep", action="store_true", help="leave the logs and journals")
     return parser.parse_args()
 
@@ -62,16 +62,15 @@ def queue(actor):
 class Suite:
     """One run on one broker."""
 
-    def __init__(self, given, url, folder):
-        self.given, self.url, self.folder = given, url, folder
+    def __init__(self, given, world, folder):
+        self.given, self.world, self.folder = given, world, folder
         self.kills = []
         self.journal = os.path.join(folder, "runs")
         self.received = os.path.join(folder, "received")
         open(self.journal, "w").close()
         open(self.received, "w").close()
         environment = {
-            "ASYA_TRANSPORT": "rabbitmq",
-            "ASYA_RABBITMQ_URL": url,
+            **world.environment(),
             "ASYA_NAMESPACE": NAMESPACE,
             "ASYA_WORKERS": "2",
             "ASYA_CONCURRENCY": "16",
@@ -80,11 +79,10 @@ class Suite:
             "ASYA_MEMORY_BYTES": given.memory,
             "ASYA_MAX_WINDOW": "64",
             "KILL_JOURNAL": self.journal,
-            "KILL_BROKER_PORT": url.rsplit(":", 1)[1].split("/")[0],
         }
         programs = {"sidecar": os.path.abspath(given.sidecar), "runtime": os.path.abspath(given.runtime), "python": given.python}
         self.actors = [actors.Actor(name, HANDLERS[name], folder, programs, environment, given.seconds * SLOWER[name]) for name in ROUTE]
-        self.sender = amqp.Sender(url, queue("a"), ROUTE, given.messages, os.path.join(folder, "sent"))
+        self.sender = world.sender(queue("a"), ROUTE, given.messages, os.path.join(folder, "sent"))
         self.reader = None
         self.answered = set()
         self.read_to = 0
@@ -95,8 +93,7 @@ class Suite:
             actor.start()
         self.wait(lambda: all(self.is_ready(actor) for actor in self.actors), "every actor to be ready")
         sinks = [queue(name) for name in ("x-sink", "x-sump", *(f"{name}-dlq" for name in ROUTE))]
-        command = [self.given.python, os.path.join(os.path.dirname(os.path.abspath(__file__)), "amqp.py"), "read", self.url, self.received, *sinks]
-        self.reader = subprocess.Popen(command, preexec_fn=actors.die_with_parent)
+        self.reader = self.world.reader(self.received, sinks)
         self.sender.start()
         started = time.monotonic()
         self.kill_all()
@@ -106,7 +103,7 @@ class Suite:
         self.sender.finish()
         seconds = time.monotonic() - started
         statuses = {actor.name: actor.stop() for actor in self.actors}
-        left = {name: amqp.depth(self.url, queue(name)) for name in (*ROUTE, "x-sink", "x-sump")}
+        left = {name: self.world.depth(queue(name)) for name in (*ROUTE, "x-sink", "x-sump")}
         self.reader.kill()
         self.reader.wait()
         return seconds, statuses, left
@@ -156,12 +153,12 @@ class Suite:
 
     def is_quiet(self):
         gauges = [actor.gauges() for actor in self.actors]
-        return all(each and each.active == 0 for each in gauges) and all(amqp.depth(self.url, queue(name)) == 0 for name in ROUTE)
+        return all(each and each.active == 0 for each in gauges) and all(self.world.depth(queue(name)) == 0 for name in ROUTE)
 
     # --- killing ---
 
     def kill_all(self):
-        plan = itertools.islice(itertools.cycle(itertools.product(STAGES, KINDS)), self.given.kills)
+        plan = itertools.islice(itertools.cycle(itertools.product(self.world.stages, self.world.kinds)), self.given.kills)
         for number, (stage, kind) in enumerate(plan):
             if not self.kill_one(number, kind, stage):
                 print(f"no messages are left for the other {self.given.kills - number} kills", flush=True)
@@ -191,10 +188,10 @@ class Suite:
         return False
 
     def leave_unclaimed(self, actor, gauges):
-        """Break an actor's connections and wait until it has a finished result whose delivery is lost; the broker delivers it
+        """Break an actor's connections (or the whole broker) and wait until it has a finished result whose delivery is lost; the broker delivers it
         again within moments, so the next kill must be quick."""
         until = time.monotonic() + TURN_SECONDS + STAGE_SECONDS
-        broken = self.hit(actor, "connection", gauges, "publishing")
+        broken = self.hit(actor, self.world.kinds[-1], gauges, "publishing")
         while broken and time.monotonic() < until:
             now = actor.gauges()
             if now and now.stages.get("finished"):
@@ -204,10 +201,12 @@ class Suite:
     def hit(self, actor, kind, gauges, stage):
         """Kill, and write down when, what and where. Says whether there was something to kill."""
         at = time.monotonic()
-        if not actor.kill(kind):
+        if kind == "broker":
+            self.world.kill()
+        elif not actor.kill(kind):
             return False
         where = stage if gauges.stages.get(stage) else max(gauges.stages, key=gauges.stages.get)
-        kill = {"at": at, "done": time.monotonic(), "kind": kind, "actor": actor.name, "stage": where, "active": gauges.in_flight, "window": gauges.window}
+        kill = {"at": at, "done": time.monotonic(), "kind": kind, "actor": actor.name if kind != "broker" else verdict.EVERY, "stage": where, "active": gauges.in_flight, "window": gauges.window}
         self.kills.append({**kill, "stages": gauges.stages})
         self.moved = at
         return True
@@ -217,10 +216,11 @@ def describe(kill):
     return f"{kill['kind']} of {kill['actor']} in {kill['stage']}; {kill['active']} of {kill['window']} in flight: {kill['stages']}"
 
 
-def run_on(given, version, url):
+def run_on(given, make_world):
     """Runs the suite on one broker; returns its summary and what was wrong."""
     folder = tempfile.mkdtemp(prefix="asya-kill-")
-    suite = Suite(given, url, folder)
+    world = make_world(folder)
+    suite = Suite(given, world, folder)
     try:
         seconds, statuses, left = suite.run()
     except BaseException:
@@ -229,24 +229,25 @@ def run_on(given, version, url):
     finally:
         with open(os.path.join(folder, "kills"), "w") as file:
             file.writelines(json.dumps(kill) + "\n" for kill in suite.kills)
+        world.stop()
     with open(os.path.join(folder, "sent")) as file:
         sent = {line.split()[0] for line in file}
-    counts, faults = verdict.judge(sent, verdict.read_journal(suite.journal), suite.kills, verdict.read_lines(suite.received), ROUTE)
+    counts, faults = verdict.judge(sent, verdict.read_journal(suite.journal), suite.kills, verdict.read_lines(suite.received), ROUTE, suite.sender.resent)
     faults += [fault for actor in suite.actors for fault in actor.unexpected]
     faults += [f"the sidecar of {name} ended with {status} when it was asked to drain" for name, status in statuses.items() if status]
     faults += [f"{count} messages are left in {queue(name)}" for name, count in left.items() if count]
     stages = collections.Counter(kill["stage"] for kill in suite.kills)
     if given.kills:
-        faults += [f"no kill has hit the stage {stage}" for stage in STAGES if not stages[stage]]
+        faults += [f"no kill has hit the stage {stage}" for stage in world.stages if not stages[stage]]
         kinds = {kill["kind"] for kill in suite.kills}
-        faults += [f"no {kind} was killed" for kind in KINDS if kind not in kinds]
+        faults += [f"no {kind} was killed" for kind in world.kinds if kind not in kinds]
         if len(suite.kills) < given.kills * 2 // 3:
             faults.append(f"only {len(suite.kills)} of {given.kills} kills found something to hit")
     summary = {
-        "broker": f"RabbitMQ {version}",
+        "broker": world.name,
         **counts,
         "kills": dict(collections.Counter(kill["kind"] for kill in suite.kills)),
-        "stages": {stage: stages[stage] for stage in STAGES},
+        "stages": {stage: stages[stage] for stage in world.stages},
         "in_flight_at_kill": sum(kill["active"] for kill in suite.kills),
         "below_half_window": sum(2 * kill["active"] < kill["window"] for kill in suite.kills),
         "seconds": round(seconds, 1),
@@ -263,9 +264,14 @@ def main():
     given = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = False
-    for pair in os.environ["ASYA_TEST_AMQP_URLS"].split():
+    on = []
+    for pair in os.environ.get("ASYA_TEST_AMQP_URLS", "").split():
         version, _, url = pair.partition("=")
-        summary, faults = run_on(given, version, url)
+        on.append(lambda _, version=version, url=url: worlds.RabbitMq(version, url, given.python))
+    if given.embedded:
+        on.append(lambda folder: worlds.Embedded(given.embedded, folder))
+    for make_world in on:
+        summary, faults = run_on(given, make_world)
         for fault in faults[:50]:
             print(f"fault: {fault}")
         print(json.dumps(summary), flush=True)

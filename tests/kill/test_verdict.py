@@ -71,6 +71,21 @@ def test_a_failure_needs_a_kill_where_it_failed():
     assert len(judge(runs, [kill(11.3, "b", "worker")], [cancelled])[1]) == 1
 
 
+def test_the_end_of_the_broker_explains_what_was_in_flight_anywhere():
+    runs = {**straight("m"), ("m", 1): [(11.0, None), (12.0, 12.5)]}
+    assert judge(runs, [kill(11.2, verdict.EVERY, "broker")], [sink("m", 14.0)])[1] == []
+    twice = [sink("m", 14.0), sink("m", 15.0)]
+    assert judge(straight("m"), [kill(14.5, verdict.EVERY, "broker")], twice)[1] == []
+    assert len(judge(straight("m"), [kill(16.0, verdict.EVERY, "broker")], twice)[1]) == 1
+
+
+def test_what_the_sender_sent_again_may_begin_twice_after_the_end_of_the_broker():
+    runs = {**straight("m"), ("m", 0): [(10.0, 10.2), (10.3, 10.5)]}
+    broker = [kill(9.0, verdict.EVERY, "broker")]
+    assert verdict.judge({"m"}, runs, broker, [sink("m", 13.0)], ROUTE, {"m"})[1] == []
+    assert len(verdict.judge({"m"}, runs, broker, [sink("m", 13.0)], ROUTE)[1]) == 1
+
+
 def test_the_journal_pairs_begins_with_ends(tmp_path):
     path = tmp_path / "runs"
     path.write_text("begin m 0 a 1.0\nbegin m 0 a 2.0\nend m 0 a 2.5\nbegin n 0 a 3.0\n")

@@ -11,6 +11,8 @@ import collections
 import json
 
 SETTLE_SECONDS = 5.0
+# The actor of a kill that hits all of them: of the broker itself.
+EVERY = "*"
 # Clocks are one and the same, and a kill says from when to when it was done; its victim may be told a moment later.
 SLACK_SECONDS = 0.05
 
@@ -38,18 +40,25 @@ def read_lines(path):
 class Joined:
     """Answers, for one message, which kill brought its duplicates about."""
 
-    def __init__(self, runs, kills, route):
+    def __init__(self, runs, kills, route, resent):
         self.runs = runs
-        self.kills = {actor: [kill for kill in kills if kill["actor"] == actor] for actor in route}
+        self.kills = {actor: [kill for kill in kills if kill["actor"] in (actor, EVERY)] for actor in (*route, EVERY)}
         self.route = route
+        self.resent = resent
 
     def hit(self, hop, since, until):
         """A kill of that hop's actor in that time, or None."""
-        return next((kill for kill in self.kills[self.route[hop]] if since - SLACK_SECONDS <= kill["done"] and kill["at"] <= until + SLACK_SECONDS), None)
+        actor = self.route[hop] if hop < len(self.route) else EVERY
+        return next((kill for kill in self.kills[actor] if since - SLACK_SECONDS <= kill["done"] and kill["at"] <= until + SLACK_SECONDS), None)
 
     def explain(self, identity, hop, first, second):
         """The kill that explains why a message came to `hop` at `first` and again at `second` (hop = len(route): the sink)."""
-        if hop < len(self.route):
+        if hop == len(self.route):
+            # The reader of the sinks has a connection, too, which only the broker's own end breaks.
+            kill = self.hit(hop, first[0], second)
+            if kill:
+                return kill
+        else:
             begin, end = first
             # A run without an end was cut off: by a kill of its worker, its supervisor, or of the worker through the sidecar.
             until = second if end is None else min(second, end + SETTLE_SECONDS)
@@ -57,7 +66,8 @@ class Joined:
             if kill:
                 return kill
         if hop == 0:
-            return None
+            # So has the sender, who says what it sent again.
+            return self.hit(len(self.route), 0.0, second) if identity in self.resent else None
         before = self.runs.get((identity, hop - 1), [])
         for begin, end in before:
             kill = self.hit(hop - 1, begin, min(second, (end or second) + SETTLE_SECONDS))
@@ -71,9 +81,9 @@ class Joined:
         return None
 
 
-def judge(sent, runs, kills, received, route):
-    """A dict of counts, and the list of everything that is wrong."""
-    joined = Joined(runs, kills, route)
+def judge(sent, runs, kills, received, route, resent=frozenset()):
+    """A dict of counts, and the list of everything that is wrong. `resent`: what the sender sent again, unsure of the first."""
+    joined = Joined(runs, kills, route, resent)
     faults = []
     by_id = collections.defaultdict(list)
     for line in received:

@@ -1,0 +1,144 @@
+//! Sends to and reads from the embedded broker, for suites that are written in another language.
+//!
+//! `send` takes lines `ID<tab>BODY` and prints each id once the broker has the message; after a lost connection it sends
+//! again what was not confirmed, and says `again ID` first. `read` prints the body of every message of a queue, a line each,
+//! and then acknowledges it. `depth` prints how many wait. Blocks until its input ends (`send`) or it is killed (`read`).
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use asya_bench::Error;
+use asya_bench::courier::Courier;
+use asya_transport::embedded::EmbeddedTransport;
+use asya_transport::{ContentType, Event, Memory, Outcome, Settlement};
+use clap::{Parser, Subcommand};
+use tokio::sync::mpsc;
+
+/// Publishes that are open at once, and lines that are read ahead.
+const OPEN: usize = 64;
+/// Deliveries held while a queue is read.
+const WINDOW: u32 = 64;
+
+/// Sends to and reads from the embedded broker.
+#[derive(Parser)]
+struct Arguments {
+    /// The broker's socket.
+    #[arg(long)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Publish the lines of standard input.
+    Send { queue: String },
+    /// Print what comes.
+    Read { queue: String },
+    /// Print how many messages wait.
+    Depth { queue: String },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = async {
+        let courier = Courier::connect(EmbeddedTransport::new(&arguments.socket)).await?;
+        match arguments.verb {
+            Verb::Send { queue } => send(courier.through_losses(), &queue).await,
+            Verb::Read { queue } => read(courier.through_losses(), &queue).await,
+            Verb::Depth { queue } => depth(courier, &queue).await,
+        }
+    };
+    match done.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embedded_tool: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn send(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<(), Error> {
+    let mut lines = input();
+    let mut open: BTreeMap<u64, String> = BTreeMap::new();
+    let (mut next, mut ended) = (0, false);
+    let mut again = Vec::new();
+    while !(ended && open.is_empty()) {
+        tokio::select! {
+            line = lines.recv(), if !ended && open.len() < OPEN => match line {
+                Some(line) => {
+                    publish(&mut courier, next, queue, &line);
+                    open.insert(next, line);
+                    next += 1;
+                }
+                None => ended = true,
+            },
+            happened = courier.events() => happened?,
+        }
+        while let Some(event) = courier.arrived() {
+            match event {
+                Event::Published { token, outcome: Outcome::Confirmed } => {
+                    say(id_of(open.remove(&token.0).as_deref().unwrap_or_default()))?;
+                }
+                Event::Published { token, .. } => again.push(token.0),
+                Event::Connected { .. } => {
+                    for token in again.drain(..) {
+                        let line = open.get(&token).map(String::as_str).unwrap_or_default();
+                        say(&format!("again {}", id_of(line)))?;
+                        publish(&mut courier, token, queue, line);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<(), Error> {
+    courier.consume(queue, WINDOW);
+    loop {
+        courier.events().await?;
+        while let Some(event) = courier.arrived() {
+            if let Event::Delivered(delivery) = event {
+                say(&String::from_utf8_lossy(courier.heap.slot(delivery.slot)))?;
+                courier.heap.release(delivery.slot);
+                courier.settle(delivery.tag, Settlement::Ack);
+            }
+        }
+    }
+}
+
+async fn depth(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<(), Error> {
+    say(&courier.depth(queue).await?.to_string())
+}
+
+fn publish(courier: &mut Courier<EmbeddedTransport>, token: u64, queue: &str, line: &str) {
+    let body = line.split_once('\t').map_or("", |(_, body)| body);
+    courier.publish(token, queue, ContentType::Json, id_of(line), body.as_bytes(), &[]);
+}
+
+fn id_of(line: &str) -> &str {
+    line.split_once('\t').map_or(line, |(id, _)| id)
+}
+
+/// The lines of standard input, read by a thread of its own: it blocks.
+fn input() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(OPEN);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn say(line: &str) -> Result<(), Error> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{line}").and_then(|()| output.flush()).map_err(Error::system("cannot write"))
+}
