@@ -74,9 +74,9 @@ phase_simulate() { cargo run --quiet --profile sim -p asya-tests --bin simulate 
 phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3" tests/blackbox/run.sh; }
 
 phase_kill() {
-    cargo build --quiet --release -p asya-dataplane
+    cargo build --quiet --release -p asya-dataplane -p asya-bench
     target/venv/bin/python runtime/build.py
-    tests/servers/with-brokers.sh 4.3 -- target/venv/bin/python tests/kill/run.py
+    tests/servers/with-brokers.sh ${ASYA_KILL_BROKERS:-4.3} -- target/venv/bin/python tests/kill/run.py --kills 40 --embedded target/release
 }
 
 # --- running them -----------------------------------------------------------------------------------------------------
