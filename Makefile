@@ -23,9 +23,9 @@ lint: ## formatting, clippy, dependencies, documentation, Python types
 fmt: ## format the sources
 	@cargo fmt --all
 
-simulate: ## the deterministic simulation, then its planted bugs: SEED=n [MESSAGE=id] replays one seed, SEEDS=n runs that many
+simulate: ## the deterministic simulation, then its planted bugs: SEED=n [MESSAGE=id] [BUG=name] replays one seed, SEEDS=n runs that many
 	@tests/env/install.sh test
-	@$(PYTHON) tests/planted/run.py $(if $(SEED),--seed $(SEED)) $(if $(MESSAGE),--message $(MESSAGE)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PYTHON) tests/planted/run.py $(if $(SEED),--seed $(SEED)) $(if $(MESSAGE),--message $(MESSAGE)) $(if $(BUG),--bug $(BUG)) $(if $(SEEDS),--seeds $(SEEDS))
 
 kill: ## the kill suite: 10,000 messages through three actors under SIGKILL
 	@tests/run.sh kill

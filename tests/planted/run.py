@@ -56,6 +56,7 @@ def arguments():
     parser.add_argument("--seed", type=int, help="replay this one")
     parser.add_argument("--message", help="of the story, only what names this message")
     parser.add_argument("--bug", action="append", default=[], help="only this one (again for more)")
+    parser.add_argument("--table", type=pathlib.Path, help="also write the table of bugs into this document, between its marks")
     return parser.parse_args()
 
 
@@ -162,6 +163,17 @@ def find(bug, program, seeds):
     return seed
 
 
+def write_table(document, chosen, found):
+    """Replaces what stands between the marks of a document by a table of the bugs and the seeds that found them."""
+    rows = [f"| `{bug.name}` | {bug.what} | {'blind' if bug.blind else ''} | {seed or 'never'} |" for bug, seed in zip(chosen, found)]
+    table = "\n".join(["| Bug | What it does | Chosen | First seed |", "|---|---|---|---|", *rows])
+    before, mark, rest = document.read_text().partition("<!-- measured -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not mark or not end:
+        raise SystemExit(f"{document} has no marks for the table")
+    document.write_text(f"{before}{mark}{table}\n{end}{after}")
+
+
 def main():
     given = arguments()
     chosen = bugs(given.bug)
@@ -179,6 +191,8 @@ def main():
         core = pool.submit(play, workshop.build(), given.seeds)
         hunts = [pool.submit(find, bug, workshop.build(bug), given.seeds) for bug in chosen]
         (lines, report), found = core.result(), [hunt.result() for hunt in hunts]
+    if given.table:
+        write_table(given.table, chosen, found)
     wrong = check_core(lines, report, given.seeds)
     print("\n".join(wrong), end="\n" if wrong else "")
     caught = [seed for seed in found if seed]

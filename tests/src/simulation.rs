@@ -15,3 +15,6 @@ pub mod runtime;
 pub mod scenario;
 pub mod states;
 pub mod transport;
+
+#[cfg(test)]
+mod tests;

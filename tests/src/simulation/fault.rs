@@ -35,6 +35,8 @@ pub enum Fault {
     HandlerCrashed,
     /// A handler that was killed for its time.
     HandlerHung,
+    /// A handler that could not be loaded for a while.
+    HandlerBroken,
     /// A worker that spoke of calls that it was never given.
     Lie,
     /// The whole runtime away for a while.
@@ -46,7 +48,7 @@ pub enum Fault {
 }
 
 /// All kinds, for the report.
-pub const FAULTS: [Fault; 20] = [
+pub const FAULTS: [Fault; 21] = [
     Fault::Cut,
     Fault::CutPublisher,
     Fault::CutConsumer,
@@ -63,6 +65,7 @@ pub const FAULTS: [Fault; 20] = [
     Fault::WorkerKilled,
     Fault::HandlerCrashed,
     Fault::HandlerHung,
+    Fault::HandlerBroken,
     Fault::Lie,
     Fault::RuntimeGone,
     Fault::SidecarKilled,

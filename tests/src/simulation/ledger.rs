@@ -88,6 +88,8 @@ pub struct Stage {
     pub mix: Mix,
     /// Deaths alone after which a message fails.
     pub crash_limit: u32,
+    /// Largest body that the broker takes from a sidecar, in bytes.
+    pub limit: u64,
     /// Queue of the success sink.
     pub sink: String,
     /// Queue of the failure sink.
@@ -288,7 +290,7 @@ impl Ledger {
         let (attempt, reason) =
             head.status.as_ref().map_or((1, String::new()), |s| (s.attempt, s.reason.clone().unwrap_or_default()));
         let seen = Seen { id: head.id.clone(), hop: head.route.hop(), attempt, reason };
-        self.check_reason(queue, head, &seen);
+        self.check_reason(queue, &opened, &seen);
         let mut inner = self.inner.borrow_mut();
         *inner.index.entry((queue.to_owned(), seen.id.clone(), seen.hop)).or_insert(0) += 1;
         inner.enqueued.entry(queue.to_owned()).or_default().push(seen);

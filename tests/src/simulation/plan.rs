@@ -136,7 +136,7 @@ impl Plan {
 
 /// The payload of a result.
 pub fn result_payload(id: &str, hop: u32, index: u32, big: bool) -> Vec<u8> {
-    let filler = if big { "x".repeat(super::transport::BROKER_LIMIT as usize) } else { String::new() };
+    let filler = if big { "x".repeat(super::scenario::LIMITS[0] as usize) } else { String::new() };
     format!(r#"{{"from":"{id}","hop":{hop},"index":{index},"filler":"{filler}"}}"#).into_bytes()
 }
 

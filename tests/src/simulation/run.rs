@@ -17,7 +17,7 @@ use super::fault::Fault;
 use super::ledger::Ledger;
 use super::random::Random;
 use super::runtime::SimRim;
-use super::scenario::{MAX_MESSAGE, Place, Scenario};
+use super::scenario::{ADDED, MAX_MESSAGE, Place, Scenario};
 use super::states::{Notes, SimSidecar, note_states};
 use super::transport::SimTransport;
 
@@ -301,7 +301,7 @@ impl Run {
         let now = self.clock.now();
         for (until, fault, index) in std::mem::take(&mut self.aimed) {
             let busy = self.nodes[index].sidecar.as_mut().is_some_and(|sidecar| match fault {
-                Fault::WorkerKilled | Fault::RuntimeGone => sidecar.rim().open() > 0,
+                Fault::WorkerKilled | Fault::RuntimeGone | Fault::HandlerBroken => sidecar.rim().open() > 0,
                 _ => sidecar.transport().publishing(),
             });
             if busy || until <= now {
@@ -334,6 +334,7 @@ impl Run {
             Fault::WorkerKilled => return rim.kill_one(),
             Fault::Lie => return rim.lie(),
             Fault::RuntimeGone => return rim.go_away(now.mono.0 + soon),
+            Fault::HandlerBroken => rim.break_handler(now.mono.0 + soon),
             Fault::SidecarKilled => {
                 transport.vanish(rim);
                 node.remove(now.mono.0 + later);
@@ -427,7 +428,12 @@ impl Run {
         for queue in self.scenario.stage.queues.values().chain([&self.scenario.stage.sink]) {
             for kept in self.world.borrow().queue(queue).map(|q| q.dead.clone()).unwrap_or_default() {
                 for head in heads(&kept.body) {
-                    if kept.body.len() as u64 <= MAX_MESSAGE && kept.lost <= 100 {
+                    let len = kept.body.len() as u64;
+                    if len > MAX_MESSAGE || kept.lost > 100 {
+                        self.ledger.state("given-up-by-the-broker");
+                    } else if len + ADDED > self.scenario.stage.limit {
+                        self.ledger.state("too-large-to-fail");
+                    } else {
                         self.ledger.violation(format!("{} is in the dead-letter queue", head.id));
                     }
                     dead.insert((head.id.clone(), head.route.hop()));

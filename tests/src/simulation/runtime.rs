@@ -24,6 +24,9 @@ const END_WELL: u64 = 20_000_000_000;
 /// beginning and end only when it looks, and a kill takes some milliseconds.
 const SLACK: u64 = 20_000_000;
 
+/// A worker that has died twice without ending a call is not started sooner than this, in nanoseconds.
+const RESTART: u64 = 100_000_000;
+
 /// How this runtime is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -93,6 +96,9 @@ struct Worker {
     calls: VecDeque<Running>,
     groups: u64,
     kill: Option<(u64, Death)>,
+    /// Deaths in a row without a call that ended, and when the last was.
+    fruitless: u32,
+    died_at: u64,
 }
 
 /// The simulated rim of one sidecar.
@@ -113,6 +119,7 @@ pub struct SimRim {
     next_output: u64,
     pending: Vec<WorkerEvent>,
     away_until: u64,
+    broken_until: u64,
     lie: bool,
     drained: bool,
 }
@@ -138,6 +145,7 @@ impl SimRim {
             next_output: 0,
             pending: Vec::new(),
             away_until: 0,
+            broken_until: 0,
             lie: false,
             drained: false,
         };
@@ -148,6 +156,8 @@ impl SimRim {
                 calls: VecDeque::new(),
                 groups: 0,
                 kill: None,
+                fruitless: 0,
+                died_at: 0,
             });
             rim.spawn(index);
         }
@@ -182,6 +192,12 @@ impl SimRim {
         }
     }
 
+    /// The handler cannot be loaded until then. A worker dies of it.
+    pub fn break_handler(&mut self, until: u64) {
+        self.broken_until = until;
+        self.die(0, Death::Crashed);
+    }
+
     /// The next time a worker speaks it also speaks of calls that it was never given.
     pub fn lie(&mut self) {
         self.lie = true;
@@ -212,6 +228,8 @@ impl SimRim {
         let Process::Ready(id) = worker.process else { return };
         worker.process = Process::Absent;
         worker.kill = None;
+        worker.fruitless += 1;
+        worker.died_at = self.clock.now();
         let calls = std::mem::take(&mut worker.calls);
         // What ran alone is what was first, alone; those behind had not begun.
         if let Some(first) = calls.front()
@@ -341,8 +359,12 @@ impl Rim for SimRim {
 
     fn cancel(&mut self, worker: WorkerId, call: MessageId) {
         let now = self.clock.now();
-        for running in &mut self.workers[usize::from(worker.index)].calls {
-            if running.call == call && running.plan == Plan::Hang {
+        let calls = &mut self.workers[usize::from(worker.index)].calls;
+        let Some(group) = calls.iter().find(|c| c.call == call).map(|c| c.group) else { return };
+        // A batch is one call of the handler: it is cancelled as a whole.
+        for running in calls.iter_mut().filter(|c| c.group == group && !c.cancelled) {
+            let hangs = running.plan == Plan::Hang;
+            if self.shape.batch > 0 || hangs {
                 running.cancelled = true;
                 running.took = now - running.started.unwrap_or(now);
             }
@@ -363,9 +385,15 @@ impl Rim for SimRim {
     }
 
     fn start(&mut self, index: u16) {
-        if matches!(self.workers[usize::from(index)].process, Process::Absent) {
-            self.spawn(index);
+        let worker = &self.workers[usize::from(index)];
+        if !matches!(worker.process, Process::Absent) {
+            return;
         }
+        if worker.fruitless > 1 && self.clock.now() < worker.died_at + RESTART {
+            let times = worker.fruitless;
+            self.ledger.violation(format!("worker {index} is started at once after {times} deaths in a row"));
+        }
+        self.spawn(index);
     }
 
     fn release_output(&mut self, output: OutputId) {

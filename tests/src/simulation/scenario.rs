@@ -89,6 +89,13 @@ pub struct Scenario {
     pub lease: u64,
 }
 
+/// Largest bodies that a broker takes, in bytes: enough, or so few that a message which fits no longer does once it has
+/// failed, with its error.
+pub const LIMITS: [u64; 4] = [64 * 1024, 64 * 1024, 64 * 1024, MAX_MESSAGE];
+
+/// Bytes that a sidecar may add to a body: status and error, at most.
+pub const ADDED: u64 = 700;
+
 /// Largest body that a sidecar takes in, in bytes.
 pub const MAX_MESSAGE: u64 = 3_000;
 
@@ -113,6 +120,7 @@ impl Scenario {
             seed,
             mix,
             crash_limit,
+            limit: if tame { LIMITS[0] } else { random.pick(&LIMITS) },
             sink: queue(names::SINK),
             sump: queue(names::SUMP),
             replies: queue("replies"),
@@ -169,7 +177,7 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
         workers,
         concurrency,
         batch,
-        cancellable: concurrency > 1 && random.one_in(2),
+        cancellable: (concurrency > 1 || batch > 0) && random.one_in(2),
         speed,
         budget: random.pick(&[4_000, 40_000, 4_000_000]),
         max_message: MAX_MESSAGE,
@@ -233,7 +241,13 @@ fn single(random: &mut Random, n: u64, route: &[String], tame: bool, bundled: bo
         head.shape = RouteShape::Actors;
     }
     let wrong = if tame { 0 } else { random.between(0, 60) };
-    let filler = "y".repeat(random.between(0, 300) as usize + if wrong == 3 { 3_000 } else { 0 });
+    // Too large to take in, or too large once it has failed.
+    let large = match wrong {
+        3 => 3_000,
+        4..=6 => 2_450,
+        _ => 0,
+    };
+    let filler = "y".repeat(random.between(0, 300) as usize + large);
     if wrong == 2 {
         head.route.curr = "somebody-else".into();
     }
@@ -242,7 +256,7 @@ fn single(random: &mut Random, n: u64, route: &[String], tame: bool, bundled: bo
     let mut body = Vec::new();
     // In a native body blobs are bytes; in a JSON body they are base64, which the sidecar has to rebuild. A
     // member of a bundle that finds no room for that is published again, so that it comes twice.
-    if wrong != 3 && random.one_in(6) && (native || !(tame && bundled)) {
+    if large == 0 && random.one_in(6) && (native || !(tame && bundled)) {
         let (section, payload) = with_blob(&document, &vec![n as u8; random.between(1, 200) as usize]);
         if native {
             body.extend_from_slice(&section);
@@ -299,6 +313,7 @@ fn faults(random: &mut Random) -> Vec<(u64, Fault)> {
         Fault::MissingQueue,
         Fault::WorkerKilled,
         Fault::WorkerKilled,
+        Fault::HandlerBroken,
         Fault::Lie,
         Fault::RuntimeGone,
         Fault::SidecarKilled,

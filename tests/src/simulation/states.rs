@@ -9,7 +9,7 @@ use super::runtime::SimRim;
 use super::transport::SimTransport;
 
 /// States that the runs are expected to reach together.
-pub const STATES: [&str; 37] = [
+pub const STATES: [&str; 39] = [
     "bundle",
     "waiting",
     "running",
@@ -35,6 +35,8 @@ pub const STATES: [&str; 37] = [
     "ended-retried",
     "ended-consumed",
     "rebuilt",
+    "too-large-to-fail",
+    "given-up-by-the-broker",
     "drained-while-publishing",
     "adopted",
     "handed-back",

@@ -18,9 +18,6 @@ use super::fault::Fault;
 use super::ledger::Ledger;
 use super::random::Random;
 
-/// Bodies above this are refused by the simulated broker, in bytes.
-pub const BROKER_LIMIT: u64 = 64 * 1024;
-
 /// Latency of one step between sidecar and broker, in nanoseconds.
 const STEP: (u64, u64) = (50_000, 3_000_000);
 
@@ -213,8 +210,9 @@ impl SimTransport {
             memory.copy_part(*part, &mut body);
         }
         body.extend_from_slice(&open.suffix);
-        if body.len() as u64 > BROKER_LIMIT {
-            return Outcome::TooLarge(BROKER_LIMIT);
+        let limit = self.ledger.stage().limit;
+        if body.len() as u64 > limit {
+            return Outcome::TooLarge(limit);
         }
         let body: Rc<[u8]> = body.into();
         if !self.world.borrow_mut().publish(&open.queue, Rc::clone(&body), open.content_type) {
@@ -419,7 +417,7 @@ impl Transport for SimTransport {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: Some(BROKER_LIMIT), delay: false }
+        Limits { max_message_bytes: Some(self.ledger.stage().limit), delay: false }
     }
 
     fn name(&self) -> &'static str {

@@ -6,6 +6,7 @@ use super::{Handed, Ledger, Seen};
 use crate::simulation::body::Opened;
 use crate::simulation::fault::Fault;
 use crate::simulation::plan::{Plan, parent_of};
+use crate::simulation::scenario::ADDED;
 
 impl Ledger {
     /// A message is published whole: it is one that is known, or the result that a known one has to give.
@@ -85,7 +86,8 @@ impl Ledger {
     }
 
     /// A message fails only for what it did.
-    pub(super) fn check_reason(&self, queue: &str, head: &Head, seen: &Seen) {
+    pub(super) fn check_reason(&self, queue: &str, opened: &Opened, seen: &Seen) {
+        let Opened { head, section, .. } = opened;
         let innocent = |what: &str| self.violation(format!("{} failed with {what}, of which it is innocent", seen.id));
         let deaths = self.deaths_alone(&seen.id, seen.hop);
         if head.status.as_ref().is_some_and(|s| s.phase == Phase::Failed) {
@@ -96,7 +98,7 @@ impl Ledger {
                 // Alone, nobody can tell a worker that was killed from outside from one that its message killed.
                 "WorkerCrashed" if deaths >= self.stage.crash_limit => {}
                 "Unroutable" if matches!(plan, Plan::Nowhere | Plan::Absent) || self.had(Fault::MissingQueue) => {}
-                "MessageTooLarge" if plan == Plan::Big => {}
+                "MessageTooLarge" if plan == Plan::Big || section.len() as u64 + ADDED > self.stage.limit => {}
                 "RouteMismatch" if self.had(Fault::Misrouted) && !self.stage.queues.contains_key(&head.route.curr) => {}
                 other => innocent(&format!("{other} after {deaths} deaths alone")),
             }
@@ -119,6 +121,10 @@ impl Ledger {
         }
         if call.others >= call.most {
             self.violation(format!("{worker:?} was given more than {} calls", call.most));
+        }
+        let charged = head.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("WorkerCrashed"));
+        if charged && !call.alone {
+            self.violation(format!("{id} has killed a worker before, and was not given to run alone"));
         }
         let step = (id.clone(), hop);
         let (whole, copies) = {

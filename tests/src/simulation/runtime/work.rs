@@ -20,6 +20,10 @@ impl SimRim {
             if let Process::Starting { at: when, id } = self.workers[at].process
                 && when <= now
             {
+                if now < self.broken_until {
+                    self.fail_to_load(id);
+                    continue;
+                }
                 self.workers[at].process = Process::Ready(id);
                 self.pending.push(WorkerEvent::Ready {
                     worker: id,
@@ -35,6 +39,16 @@ impl SimRim {
             }
             self.run(index, now);
         }
+    }
+
+    fn fail_to_load(&mut self, id: WorkerId) {
+        let error = raised("ImportError");
+        let worker = &mut self.workers[usize::from(id.index)];
+        worker.process = Process::Absent;
+        worker.fruitless += 1;
+        worker.died_at = self.clock.now();
+        self.pending.push(WorkerEvent::Broken { worker: id, error });
+        self.pending.push(WorkerEvent::Died { worker: id, death: Death::Crashed });
     }
 
     fn run(&mut self, index: u16, now: u64) {
@@ -61,10 +75,11 @@ impl SimRim {
             };
             if batch && !self.workers[at].calls.is_empty() && !batch_done() {
                 // A member that kills the process does so when its own time comes.
-                let crashing =
-                    self.workers[at].calls.iter().take(width).any(|c| {
-                        matches!(c.plan, Plan::GiveThenCrash(_)) && c.started.is_some_and(|s| s + c.took <= now)
-                    });
+                let crashing = self.workers[at].calls.iter().take(width).any(|c| {
+                    !c.cancelled
+                        && matches!(c.plan, Plan::GiveThenCrash(_))
+                        && c.started.is_some_and(|s| s + c.took <= now)
+                });
                 if crashing {
                     self.ledger.fault(Fault::HandlerCrashed);
                     self.die(index, Death::Crashed);
@@ -73,7 +88,7 @@ impl SimRim {
             }
             let Some(position) = ready else { return };
             let Some(mut call) = self.workers[at].calls.remove(position) else { return };
-            if matches!(call.plan, Plan::GiveThenCrash(_)) {
+            if matches!(call.plan, Plan::GiveThenCrash(_)) && !call.cancelled {
                 self.give(id, &mut call);
                 self.ledger.fault(Fault::HandlerCrashed);
                 self.workers[at].calls.insert(position, call);
@@ -136,18 +151,19 @@ impl SimRim {
             let mut ghost = Running { call: stranger, given: 0, plan: Plan::Give(1), ..call.copy() };
             self.give(worker, &mut ghost);
         }
-        self.give(worker, &mut call);
-        let error = |kind: &str| ErrorInfo {
-            message: "simulated".into(),
-            error_type: kind.into(),
-            mro: vec!["Exception".into()],
-            traceback: Some("…".into()),
-        };
+        if !call.cancelled {
+            self.give(worker, &mut call);
+        }
+        self.workers[usize::from(worker.index)].fruitless = 0;
         let end = match call.plan {
-            Plan::GiveThenFail(_) => CallEnd::Failed { error: error("ValueError"), unparsable: false },
-            Plan::Hang => {
-                self.ledger.fault(Fault::HandlerHung);
-                CallEnd::Failed { error: error("CancelledError"), unparsable: false }
+            Plan::GiveThenFail(_) if !call.cancelled => {
+                CallEnd::Failed { error: raised("ValueError"), unparsable: false }
+            }
+            _ if call.cancelled => {
+                if call.plan == Plan::Hang {
+                    self.ledger.fault(Fault::HandlerHung);
+                }
+                CallEnd::Failed { error: raised("CancelledError"), unparsable: false }
             }
             _ => CallEnd::Done,
         };
@@ -156,5 +172,14 @@ impl SimRim {
         }
         let elapsed = Duration::from_nanos(call.took);
         self.pending.push(WorkerEvent::Ended { worker, call: call.call, end, elapsed });
+    }
+}
+
+fn raised(kind: &str) -> ErrorInfo {
+    ErrorInfo {
+        message: "simulated".into(),
+        error_type: kind.into(),
+        mro: vec!["Exception".into()],
+        traceback: Some("…".into()),
     }
 }
