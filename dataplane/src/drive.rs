@@ -188,8 +188,8 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
             Effect::Submit { worker, call, more, alone } => {
                 if let Some(message) = flight.messages.get(call)
                     && let Some(delivery) = flight.deliveries.get(message.delivery)
+                    && let Some(slot) = message.rebuilt.or(delivery.slot)
                 {
-                    let slot = message.rebuilt.unwrap_or(delivery.slot);
                     self.rim.submit(worker, Call { id: call, message, slot, more, alone });
                 }
             }

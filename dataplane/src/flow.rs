@@ -485,8 +485,8 @@ pub enum Release {
 pub struct Delivery {
     /// `None` once its connection is lost: nothing to settle any more.
     pub tag: Option<Tag>,
-    /// Where its body lies.
-    pub slot: Slot,
+    /// Where its body lies; `None` once nothing will read it again, though the delivery is still known.
+    pub slot: Option<Slot>,
     /// Length of the body in bytes.
     pub len: u64,
     /// Members not yet finished.

@@ -206,7 +206,7 @@ impl Pipeline {
             let delivery = *delivery.get_or_insert_with(|| {
                 self.flight.deliveries.insert(Delivery {
                     tag: Some(tag),
-                    slot,
+                    slot: Some(slot),
                     len,
                     open: members,
                     members,
@@ -444,7 +444,7 @@ impl Pipeline {
         }
         let orphan = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none() && d.members == 1);
         if orphan {
-            self.orphans.finished(&mut self.flight, id, now.mono.after(self.settings.orphan_ttl));
+            self.orphans.finished(&mut self.flight, fx, id, now.mono.after(self.settings.orphan_ttl));
         } else {
             self.finish(id, now, fx);
         }

@@ -38,5 +38,5 @@ pub fn close(flight: &mut Flight, fx: &mut Effects, id: DeliveryId, how: Settlem
             fx.observe(Observation::HandedBack);
         }
     }
-    fx.push(Effect::ReleaseSlot(slot));
+    fx.effects.extend(slot.map(Effect::ReleaseSlot));
 }

@@ -81,7 +81,7 @@ impl Pipeline {
     ) {
         let Some(message) = self.flight.messages.get(id) else { return };
         let Some(delivery) = self.flight.deliveries.get(message.delivery) else { return };
-        let slot = message.rebuilt.unwrap_or(delivery.slot);
+        let Some(slot) = message.rebuilt.or(delivery.slot) else { return };
         let (payload, like) = (message.payload, message.content_type);
         let part = store.part(slot, payload.offset, payload.len);
         let load = || Load { payload, parts: vec![part], output: None };
@@ -121,7 +121,7 @@ impl Pipeline {
             // Its body goes at once, since room is what is wanted. The delivery goes back after a pause: the broker
             // would send it again this very moment.
             if let Some(Delivery { tag, slot, .. }) = self.flight.deliveries.remove(delivery) {
-                fx.push(Effect::ReleaseSlot(slot));
+                fx.effects.extend(slot.map(Effect::ReleaseSlot));
                 self.returning.extend(tag.map(|tag| (now.mono.after(self.settings.backoff), tag)));
             }
             return;

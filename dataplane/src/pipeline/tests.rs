@@ -195,6 +195,24 @@ fn a_lost_delivery_that_was_to_go_back_is_forgotten() {
 }
 
 #[test]
+fn a_finished_orphan_keeps_no_body_and_is_adopted_all_the_same() {
+    let mut core = Core::new(Role::Regular);
+    core.ready(FIRST);
+    let (_, effects) = core.deliver(PLAIN);
+    let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    core.handle(Event::Broker(transport::Event::Lost { epoch: 1, why: String::new() }));
+    let effects = core.fail(FIRST, call);
+    let publish = effects.iter().find_map(|e| if let Effect::Publish(id) = e { Some(*id) } else { None }).unwrap();
+    assert_eq!(core.bodies.held(), 1, "it is still read");
+    let token = Token(publish.as_u64());
+    core.handle(Event::Broker(transport::Event::Published { token, outcome: Outcome::Confirmed }));
+    assert_eq!(core.bodies.held(), 0);
+    let (tag, effects) = core.deliver(PLAIN);
+    assert_eq!(settled(&effects), [(tag, Settlement::Ack)]);
+    assert_eq!(core.bodies.held(), 0);
+}
+
+#[test]
 fn a_worker_that_says_ready_twice_keeps_its_calls() {
     let mut core = Core::new(Role::Regular);
     core.ready(FIRST);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use asya_envelope::Head;
 
-use crate::flow::{Effects, Flight, MessageId, State, Time};
+use crate::flow::{Effect, Effects, Flight, MessageId, State, Time};
 
 /// What makes two deliveries the same work: id, hop and attempt. A message that was published again with a charge is
 /// other work than the delivery that it came from, though the two may be on their way together.
@@ -32,12 +32,14 @@ impl Orphans {
         }
     }
 
-    /// A kept message has finished: it is forgotten at `until`.
-    pub fn finished(&mut self, flight: &mut Flight, id: MessageId, until: Time) {
-        if let Some(message) = flight.messages.get_mut(id) {
-            message.state = State::Finished { until };
-            self.finished.insert((until, id));
-        }
+    /// A kept message has finished: it is forgotten at `until`. Its body goes at once: with the byte budget full of bodies
+    /// that nobody will read, the redelivery that is to adopt it would find no room.
+    pub fn finished(&mut self, flight: &mut Flight, fx: &mut Effects, id: MessageId, until: Time) {
+        let Some(message) = flight.messages.get_mut(id) else { return };
+        message.state = State::Finished { until };
+        self.finished.insert((until, id));
+        let body = flight.deliveries.get_mut(message.delivery).and_then(|delivery| delivery.slot.take());
+        fx.effects.extend(message.rebuilt.take().into_iter().chain(body).map(Effect::ReleaseSlot));
     }
 
     /// The message that this head's redelivery finds still here.
