@@ -8,6 +8,7 @@ import pytest
 
 from asya._runtime.layout import CALL, ENTRY_BYTES, GRANT
 from sidecar import Gone
+from test_supervisor import wait_until
 
 ECHO = "def handle(p):\n    return p\n"
 
@@ -49,6 +50,20 @@ def test_a_slow_call_does_not_hold_back_what_was_done_before_it(worker):
     assert [one.document for one in found] == ["quick"]
     (w.sidecar.folder / "go").touch()
     assert w.finish(quick, slow)[0].document == "wait"
+
+
+def test_what_is_abandoned_after_a_hang_up_is_not_told_as_a_failure(sidecar):
+    one = sidecar(
+        "import asyncio\nasync def handle(p):\n    open('running', 'w').close()\n    await asyncio.Event().wait()\n"
+    )
+    one.meet_supervisor()
+    one.start_workers()
+    w = one.meet_worker()
+    w.call({})
+    wait_until((one.folder / "running").exists, "running")
+    w.close()
+    one.meet_worker(generation=7)
+    assert w.left_behind() == []
 
 
 def test_a_call_without_room_asks_for_it(worker):

@@ -169,6 +169,10 @@ class Channel:
         """Write one entry. The bell is rung later."""
         blobs, document_at, document_len, payload_len, parts_at, parts, meta_len, meta_at, room_at, room_len = fields
         with self.lock:
+            # The sidecar reads what a dead worker wrote and did not ring for; what was given up after the hang-up
+            # would look like the handler's failure there.
+            if self.lost:
+                return
             number = self.posted
             at = self.complete_at + (number & self.complete_mask) * ENTRY_BYTES
             layout.COMPLETION_BODY.pack_into(
