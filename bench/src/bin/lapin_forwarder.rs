@@ -16,7 +16,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, PublisherConfirm};
 use tokio::sync::mpsc;
 
-/// Deliveries held at once: where `lapin` was fastest when windows of 64 to 4,096 were tried.
+/// Deliveries held at once: published measurements see no gain from windows beyond about 1,000. Others were not tried here.
 const WINDOW: u16 = 1024;
 
 /// Forwards every message of one RabbitMQ queue to another.
