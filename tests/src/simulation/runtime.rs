@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use asya_dataplane::drive::{Call, Rim};
 use asya_dataplane::flow::{Death, MessageId, OutputId, Role, Store, WorkerEvent, WorkerId};
+use asya_transport::Slot;
 
 use super::clock::Clock;
 use super::fault::Fault;
@@ -58,6 +59,8 @@ struct Running {
     started: Option<u64>,
     given: u32,
     meta: Vec<u8>,
+    /// Where its payload lies.
+    slot: Slot,
     /// The broker's number of the delivery that it came from.
     number: Option<u64>,
     /// The bell was rung since it was handed over: its worker knows of it.
@@ -346,6 +349,7 @@ impl Rim for SimRim {
             started: None,
             given: 0,
             meta,
+            slot: call.slot,
             number,
             heard: false,
             cancelled: false,

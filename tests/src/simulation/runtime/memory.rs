@@ -40,6 +40,9 @@ impl Memory for SimRim {
             self.ledger.violation(format!("{slot:?} released twice"));
             return;
         }
+        if let Some(call) = self.workers.iter().flat_map(|w| &w.calls).find(|c| c.slot == slot) {
+            self.ledger.violation(format!("{slot:?} is given back while {} still reads it", call.id));
+        }
         *live = false;
         self.ledger.vacated(self.process, slot);
         self.used -= bytes.len() as u64;
