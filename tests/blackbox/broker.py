@@ -13,6 +13,16 @@ JSON = "application/json"
 NATIVE = "application/vnd.asya.native"
 
 
+def _unless_starting(ask):
+    """What `ask` gives; None for a quorum queue that is named already and does not run yet (RabbitMQ 3.10 calls it an internal error)."""
+    try:
+        return ask()
+    except pika.exceptions.ConnectionClosedByBroker as closed:
+        if "noproc" not in closed.reply_text:
+            raise
+        return None
+
+
 class Message:
     """What was in a queue."""
 
@@ -58,12 +68,21 @@ class Broker:
             method, properties, body = self.channel().basic_get(queue, auto_ack=True)
             return Message(method, properties, body) if method else None
 
-        return until(take, f"a message in {queue}")
+        return until(lambda: _unless_starting(take), f"a message in {queue}")
 
     def depth(self, queue):
         """Messages that wait in a queue; None without such a queue."""
+        found = self._look(queue)
+        return found and found.message_count
+
+    def consumers(self, queue):
+        """Who consumes a queue; None without such a queue."""
+        found = self._look(queue)
+        return found and found.consumer_count
+
+    def _look(self, queue):
         try:
-            return self.channel().queue_declare(queue, passive=True).method.message_count
+            return _unless_starting(lambda: self.channel().queue_declare(queue, passive=True).method)
         except pika.exceptions.ChannelClosedByBroker:
             return None
 

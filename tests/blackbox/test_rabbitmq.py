@@ -28,7 +28,7 @@ def test_case_31_consumes_again_after_the_connection_is_lost(world):
 def test_case_137_a_deleted_queue_is_declared_again(world):
     actor = world.actor("echo")
     world.broker.delete(world.queue("a"))
-    until(lambda: world.depth("a") is not None, "the queue to be declared again")
+    until(lambda: world.broker.consumers(world.queue("a")) == 1, "the queue to be declared and consumed again")
     world.publish("a", envelope(["a"], 1))
     assert world.get("x-sink").envelope["payload"] == 1
     assert actor.sidecar.poll() is None

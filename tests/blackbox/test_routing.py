@@ -177,7 +177,7 @@ def test_case_12_failing_sump_leaves_the_delivery_unsettled(world):
     actor.sidecar.kill()
     until(lambda: world.depth("a") == 1, "the delivery to go back")
     actor.start_sidecar()
-    until(lambda: world.depth("x-sump") is not None, "the failure sink to be declared again")
+    actor.wait_until_ready()  # by then the failure sink is declared again
     assert world.get("x-sump").envelope["payload"] == {"n": 1}
 
 
