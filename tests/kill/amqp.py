@@ -1,6 +1,7 @@
 """The two ends of the pipeline, by pika: a sender that keeps a journal, and a reader of what came of it.
 
     amqp.py read URL FILE QUEUE...    (run by the suite as a process of its own) appends one JSON line per message
+    amqp.py hold URL QUEUE            (likewise) takes every message and settles none; says "holding" once it does
 """
 
 import json
@@ -121,7 +122,7 @@ def line_of(queue, envelope):
     }
 
 
-def read(url, path, queues):
+def read(url, path, *queues):
     """Appends a line for every message of these queues, then acknowledges it."""
     connection = connect(url)
     channel = connection.channel()
@@ -139,6 +140,15 @@ def read(url, path, queues):
         channel.start_consuming()
 
 
+def hold(url, queue):
+    """Takes every message of a queue, as many as there are, and keeps it until this process ends."""
+    connection = connect(url)
+    channel = connection.channel()
+    channel.basic_consume(queue, lambda *_: None)
+    print("holding", flush=True)
+    channel.start_consuming()
+
+
 def depth(url, queue):
     """Messages that wait in a queue."""
     connection = connect(url)
@@ -154,4 +164,4 @@ if __name__ == "__main__":
     actors.die_with_parent()
     if os.getppid() == 1:
         sys.exit(1)
-    read(sys.argv[2], sys.argv[3], sys.argv[4:])
+    {"read": read, "hold": hold}[sys.argv[1]](*sys.argv[2:])

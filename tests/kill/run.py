@@ -169,7 +169,6 @@ class Suite:
         begun = time.monotonic()
         # The last actor first: while the others are well, its queue is the fullest.
         turn = [self.actors[(index - number) % len(ROUTE)] for index in range(len(ROUTE) - 1, -1, -1)]
-        broken = False
         while len(self.answered) < self.given.messages:
             self.look()
             waited = time.monotonic() - begun
@@ -177,26 +176,33 @@ class Suite:
                 gauges = actor.gauges()
                 if not gauges or not gauges.workers or gauges.window < LEAST_WINDOW or 2 * gauges.in_flight < gauges.window:
                     continue
-                if stage == "finished" and not broken:
-                    broken = self.leave_unclaimed(actor, gauges)
-                    turn, gauges = [actor], actor.gauges() or gauges
-                if not gauges.stages.get(stage) and waited < TURN_SECONDS + STAGE_SECONDS:
+                if stage == "finished":
+                    hit = self.hit_finished(actor, kind, gauges)
+                elif gauges.stages.get(stage) or waited > TURN_SECONDS + STAGE_SECONDS:
+                    hit = self.hit(actor, kind, gauges, stage)
+                else:
                     continue
-                if self.hit(actor, kind, gauges, stage):
+                if hit:
                     print(f"{number + 1:3} of {self.given.kills}: {describe(self.kills[-1])}", flush=True)
                     return True
         return False
 
-    def leave_unclaimed(self, actor, gauges):
-        """Break an actor's connections (or the whole broker) and wait until it has a finished result whose delivery is lost; the broker delivers it
-        again within moments, so the next kill must be quick."""
-        until = time.monotonic() + TURN_SECONDS + STAGE_SECONDS
-        broken = self.hit(actor, self.world.kinds[-1], gauges, "publishing")
-        while broken and time.monotonic() < until:
-            now = actor.gauges()
-            if now and now.stages.get("finished"):
-                break
-        return broken
+    def hit_finished(self, actor, kind, gauges):
+        """Break an actor's connections (or the whole broker) while another consumer holds its queue, so that what it then finishes
+        has lost its delivery and is not claimed; kill; and let the other consumer give back what it holds."""
+        holder = self.world.hold(queue(actor.name))
+        try:
+            if not self.hit(actor, self.world.kinds[-1], gauges, "publishing"):
+                return False
+            until = time.monotonic() + TURN_SECONDS + STAGE_SECONDS
+            while True:
+                now = actor.gauges()
+                if now and (now.stages.get("finished") or time.monotonic() > until):
+                    return self.hit(actor, kind, now, "finished")
+                if time.monotonic() > until + PATIENCE_SECONDS:
+                    raise SystemExit(f"the sidecar of {actor.name} does not answer")
+        finally:
+            holder.release()
 
     def hit(self, actor, kind, gauges, stage):
         """Kill, and write down when, what and where. Says whether there was something to kill."""

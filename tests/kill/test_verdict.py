@@ -50,6 +50,13 @@ def test_a_kill_of_another_actor_or_at_another_time_explains_nothing():
     assert len(judge(runs, [], [sink("m", 31.0)])[1]) == 1
 
 
+def test_a_broken_connection_explains_what_began_before_it_was_noticed():
+    runs = {**straight("m"), ("m", 1): [(11.0, 11.5), (12.0, 12.5)]}
+    assert judge(runs, [kill(10.9, "b", "connection")], [sink("m", 14.0)])[1] == []
+    assert len(judge(runs, [kill(10.9, "b", "sidecar")], [sink("m", 14.0)])[1]) == 1
+    assert len(judge(runs, [kill(8.9, "b", "connection")], [sink("m", 14.0)])[1]) == 1
+
+
 def test_a_result_sent_twice_by_the_actor_before_is_explained_by_a_hit_on_that_actor():
     runs = {**straight("m"), ("m", 1): [(11.0, 11.5), (11.6, 12.0)]}
     assert judge(runs, [kill(10.6, "a", "connection")], [sink("m", 13.0)])[1] == []

@@ -4,6 +4,8 @@ A duplicate is explained by (id, hop, time). The second begin of a message at a 
   - that actor was hit while the first was there: after it began there, and before the second began; or
   - the actor before it was hit between its run of the message and this begin, so that its result was sent twice; or
   - the actor before it ran the message more than once, which is then explained in its turn.
+A message may begin after a kill of its actor's connections and still have come before it: from the window, for as long as the
+sidecar, whose memory is full, reads nothing from the broken connection (NOTICE_SECONDS at most).
 "There" ends at most SETTLE_SECONDS after the handler ended: later, a message that is not settled is a fault of its own.
 """
 
@@ -11,6 +13,8 @@ import collections
 import json
 
 SETTLE_SECONDS = 5.0
+# A connection that is not read for want of memory is looked at as often as anything else happens: within one handler's run.
+NOTICE_SECONDS = 2.0
 # The actor of a kill that hits all of them: of the broker itself.
 EVERY = "*"
 # Clocks are one and the same, and a kill says from when to when it was done; its victim may be told a moment later.
@@ -49,7 +53,11 @@ class Joined:
     def hit(self, hop, since, until):
         """A kill of that hop's actor in that time, or None."""
         actor = self.route[hop] if hop < len(self.route) else EVERY
-        return next((kill for kill in self.kills[actor] if since - SLACK_SECONDS <= kill["done"] and kill["at"] <= until + SLACK_SECONDS), None)
+
+        def noticed(kill):
+            return kill["done"] + (NOTICE_SECONDS if kill["kind"] == "connection" else SLACK_SECONDS)
+
+        return next((kill for kill in self.kills[actor] if since <= noticed(kill) and kill["at"] <= until + SLACK_SECONDS), None)
 
     def explain(self, identity, hop, first, second):
         """The kill that explains why a message came to `hop` at `first` and again at `second` (hop = len(route): the sink)."""

@@ -18,6 +18,18 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RESTART_SECONDS = 30
 
 
+class Holder:
+    """Another consumer of an actor's queue: what the actor loses goes there, and comes back when this is released."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=actors.die_with_parent)
+        self.process.stdout.readline()  # it says that it holds, or has ended
+
+    def release(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class RabbitMq:
     """A RabbitMQ that somebody else has started."""
 
@@ -37,6 +49,9 @@ class RabbitMq:
     def reader(self, path, queues):
         command = [self.python, os.path.join(HERE, "amqp.py"), "read", self.url, path, *queues]
         return subprocess.Popen(command, preexec_fn=actors.die_with_parent)
+
+    def hold(self, queue):
+        return Holder([self.python, os.path.join(HERE, "amqp.py"), "hold", self.url, queue])
 
     def depth(self, queue):
         return amqp.depth(self.url, queue)
@@ -75,6 +90,9 @@ class Embedded:
 
     def reader(self, path, queues):
         return PipedReader({queue: self.tool("read", queue) for queue in queues}, path)
+
+    def hold(self, queue):
+        return Holder(self.tool("hold", queue))
 
     def depth(self, queue):
         deadline = time.monotonic() + RESTART_SECONDS

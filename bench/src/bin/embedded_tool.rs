@@ -2,7 +2,8 @@
 //!
 //! `send` takes lines `ID<tab>BODY` and prints each id once the broker has the message; after a lost connection it sends
 //! again what was not confirmed, and says `again ID` first. `read` prints the body of every message of a queue, a line each,
-//! and then acknowledges it. `depth` prints how many wait. Blocks until its input ends (`send`) or it is killed (`read`).
+//! and then acknowledges it. `hold` takes every message of a queue and settles none; it says `holding` first. `depth` prints
+//! how many wait. Blocks until its input ends (`send`) or it is killed (`read`, `hold`).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -20,6 +21,8 @@ use tokio::sync::mpsc;
 const OPEN: usize = 64;
 /// Deliveries held while a queue is read.
 const WINDOW: u32 = 64;
+/// Deliveries held for good: more than any suite has on its way.
+const HELD: u32 = 10_000;
 
 /// Sends to and reads from the embedded broker.
 #[derive(Parser)]
@@ -37,6 +40,8 @@ enum Verb {
     Send { queue: String },
     /// Print what comes.
     Read { queue: String },
+    /// Take what comes and settle nothing.
+    Hold { queue: String },
     /// Print how many messages wait.
     Depth { queue: String },
 }
@@ -49,6 +54,7 @@ async fn main() -> ExitCode {
         match arguments.verb {
             Verb::Send { queue } => send(courier.through_losses(), &queue).await,
             Verb::Read { queue } => read(courier.through_losses(), &queue).await,
+            Verb::Hold { queue } => hold(courier.through_losses(), &queue).await,
             Verb::Depth { queue } => depth(courier, &queue).await,
         }
     };
@@ -107,6 +113,19 @@ async fn read(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
                 say(&String::from_utf8_lossy(courier.heap.slot(delivery.slot)))?;
                 courier.heap.release(delivery.slot);
                 courier.settle(delivery.tag, Settlement::Ack);
+            }
+        }
+    }
+}
+
+async fn hold(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<(), Error> {
+    courier.consume(queue, HELD);
+    say("holding")?;
+    loop {
+        courier.events().await?;
+        while let Some(event) = courier.arrived() {
+            if let Event::Delivered(delivery) = event {
+                courier.heap.release(delivery.slot);
             }
         }
     }
