@@ -22,6 +22,8 @@ use crate::process::{Process, memory_kib};
 const SLOW_MESSAGES: u64 = 1_000;
 /// Between two looks where a moment is wanted and not a rate.
 const CLOSE_LOOK: Duration = Duration::from_millis(1);
+/// Between two looks where looking itself would take the processor from the handler.
+const DISTANT_LOOK: Duration = Duration::from_millis(250);
 
 /// Calls of one handoff measurement.
 const HANDOFFS: u64 = 20_000;
@@ -91,7 +93,7 @@ impl Suite {
         let extra = [("BENCH_TIMES", times.display().to_string())];
         let mut processes =
             self.programs.actor(&self.address, "hop.five_milliseconds", Json::Orjson, &self.folder, &extra)?;
-        self.watch(SLOW_MESSAGES, &to, &mut processes, Instant::now(), None).await?;
+        self.watch(SLOW_MESSAGES, &to, &mut processes, Instant::now(), Some(DISTANT_LOOK)).await?;
         drop(processes);
         self.broker.empty(&to, Kind::Json1K, SLOW_MESSAGES, 1).await?;
         self.broker.delete(&from).await?;

@@ -102,6 +102,9 @@ class Channel:
 
     def wait(self, timeout_ms: Optional[int] = None) -> None:
         """Block until something is ready; take what is. Raises `Gone` when the sidecar has left."""
+        # To a busy worker the bell has been rung already: one system call instead of two. Who has left rings no more.
+        if timeout_ms is None and self.take():
+            return
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor == self._submit_bell:
                 self.take()
@@ -123,12 +126,12 @@ class Channel:
             return
         raise Gone("the sidecar has closed its lifeline")
 
-    def take(self) -> None:
-        """Take the entries that the bell announces: calls go to `pending`, answers to whom they are for."""
+    def take(self) -> bool:
+        """Take the entries that the bell announces: calls go to `pending`, answers to whom they are for. False: it was not rung."""
         try:
             count = int.from_bytes(os.read(self._submit_bell, 8), "little")
         except BlockingIOError:
-            return
+            return False
         entries = self._submit_entries
         if count > entries:
             raise Corrupt(f"the bell announces {count} entries, the ring has {entries}")
@@ -151,6 +154,7 @@ class Channel:
             else:
                 self._control(entry)
         self._taken = expected
+        return True
 
     def _control(self, entry: Submission) -> None:
         kind, call = entry[1], entry[4]

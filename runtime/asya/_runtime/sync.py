@@ -82,7 +82,8 @@ def serve_functions(desk: Desk) -> None:
     while True:
         if not pending:
             channel.release_unpinned()
-            channel.ring()
+            if channel.posted != channel.rung:
+                channel.ring()
             channel.wait()
             continue
         entry = pop()
