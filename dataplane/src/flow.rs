@@ -130,6 +130,20 @@ pub enum WorkerEvent {
         /// How long the handler ran (for a batch: the whole batch).
         elapsed: Duration,
     },
+    /// A call stands still until results before it have left: its time stands still with it.
+    Stalled {
+        /// Who.
+        worker: WorkerId,
+        /// Of which message.
+        call: MessageId,
+    },
+    /// It goes on.
+    Resumed {
+        /// Who.
+        worker: WorkerId,
+        /// Of which message.
+        call: MessageId,
+    },
     /// The process is gone, and everything that it had still said was given before.
     Died {
         /// Who.

@@ -165,12 +165,27 @@ impl Handoff {
             fx.observe(Observation::Ran { elapsed, messages: ended.group_size, failed });
         }
         worker.start_heads(now.mono);
-        let overran = ended.cancelled || (!settings.timeout.is_zero() && elapsed >= settings.timeout);
+        let ran = elapsed.saturating_sub(ended.stood_still);
+        let overran = ended.cancelled || (!settings.timeout.is_zero() && ran >= settings.timeout);
         Some(match (overran && failed, ended.group_size) {
             (false, _) => InTime::Yes,
             (true, 1) => InTime::No,
             (true, _) => InTime::Unclear,
         })
+    }
+
+    /// A call waits for the room that its result needs: while the broker takes nothing, that is nobody's fault.
+    pub fn on_stalled(&mut self, id: WorkerId, call: MessageId, now: Now) {
+        if let Some(worker) = self.workers.get_mut(usize::from(id.index)).filter(|w| w.id() == Some(id)) {
+            worker.stall(call, now.mono);
+        }
+    }
+
+    /// It has its room.
+    pub fn on_resumed(&mut self, id: WorkerId, call: MessageId, now: Now) {
+        if let Some(worker) = self.workers.get_mut(usize::from(id.index)).filter(|w| w.id() == Some(id)) {
+            worker.resume(call, now.mono);
+        }
     }
 
     /// Gives waiting messages to workers that can begin them soon.
@@ -291,7 +306,7 @@ impl Handoff {
             let WorkerState::Ready(id) = worker.state else { continue };
             let width = worker.running_width();
             let mut kill = false;
-            for call in worker.open.iter_mut().take(width) {
+            for call in worker.open.iter_mut().take(width).filter(|call| call.stalled.is_none()) {
                 let Some(started) = call.started else { continue };
                 if !call.cancelled && now.mono >= started.after(settings.timeout) {
                     call.cancelled = true;

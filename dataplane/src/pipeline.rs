@@ -314,6 +314,8 @@ impl Pipeline {
                     Some(in_time) => self.on_ended(call, end, in_time, now, store, fx),
                 }
             }
+            WorkerEvent::Stalled { worker, call } => self.handoff.on_stalled(worker, call, now),
+            WorkerEvent::Resumed { worker, call } => self.handoff.on_resumed(worker, call, now),
             WorkerEvent::Died { worker, death } => self.on_died(worker, death, now, store, fx),
             WorkerEvent::Broken { error, .. } => fx.push(Effect::Report(Report::HandlerBroken { error })),
             // The rim turns it into `Drain` with a deadline.

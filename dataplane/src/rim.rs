@@ -478,7 +478,7 @@ impl Rim for SharedRim {
         self.memory.release_result(output);
         // Whoever waits for room is answered before the next doorbell.
         for attached in self.seats.iter_mut().filter_map(|s| s.attached.as_mut()) {
-            attached.grant(&mut self.memory);
+            attached.grant(&mut self.memory, &mut self.pending);
         }
     }
 

@@ -4,6 +4,7 @@
 //! runs at once, or its first batch.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::flow::{Effect, Effects, Flight, MessageId, Running, Settings, State, Time, WorkerId};
 
@@ -30,8 +31,12 @@ pub struct Call {
     pub group: u64,
     /// Calls in that batch.
     pub group_size: u32,
-    /// When it came to the head of the list.
+    /// When it came to the head of the list, and as much later as it has stood still since.
     pub started: Option<Time>,
+    /// Since when it stands still.
+    pub stalled: Option<Time>,
+    /// How long it has stood still in all.
+    pub stood_still: Duration,
     /// Its time was up, and it was asked to end.
     pub cancelled: bool,
     /// It is a suspect that runs alone.
@@ -128,6 +133,8 @@ impl Worker {
                 group: self.groups,
                 group_size: group.len() as u32,
                 started: None,
+                stalled: None,
+                stood_still: Duration::ZERO,
                 cancelled: false,
                 alone,
             });
@@ -144,6 +151,29 @@ impl Worker {
         }
     }
 
+    /// The time of a call stands still, and that of its whole batch with it: the others wait behind it.
+    pub fn stall(&mut self, message: MessageId, now: Time) {
+        for call in self.together_with(message) {
+            call.stalled.get_or_insert(now);
+        }
+    }
+
+    /// It goes on.
+    pub fn resume(&mut self, message: MessageId, now: Time) {
+        for call in self.together_with(message) {
+            let Some(since) = call.stalled.take() else { continue };
+            let stood_still = now.since(since);
+            call.stood_still += stood_still;
+            call.started = call.started.map(|started| started.after(stood_still));
+        }
+    }
+
+    /// The calls of the group that this message runs in.
+    fn together_with(&mut self, message: MessageId) -> impl Iterator<Item = &mut Call> {
+        let group = self.open.iter().find(|call| call.message == message).map(|call| call.group);
+        self.open.iter_mut().filter(move |call| Some(call.group) == group)
+    }
+
     /// When it needs attention: a deadline or a restart.
     pub fn next_timer(&self, settings: &Settings) -> Option<Time> {
         match self.state {
@@ -154,8 +184,9 @@ impl Worker {
                 .open
                 .iter()
                 .take(self.running_width())
+                .filter(|c| c.stalled.is_none())
                 .filter_map(|c| {
-                    let grace = if c.cancelled { settings.cancel_grace } else { std::time::Duration::ZERO };
+                    let grace = if c.cancelled { settings.cancel_grace } else { Duration::ZERO };
                     c.started.map(|at| at.after(settings.timeout + grace))
                 })
                 .min(),

@@ -255,6 +255,39 @@ fn a_call_that_the_worker_itself_ended_for_its_time_has_timed_out() {
 }
 
 #[test]
+fn a_call_that_waits_for_room_while_the_broker_takes_nothing_does_not_time_out() {
+    let mut core = Core::new(Role::Regular);
+    core.pipeline.settings.timeout = Duration::from_secs(2);
+    core.ready(FIRST);
+    let (_, effects) = core.deliver(PLAIN);
+    let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    core.pass(Duration::from_secs(1));
+    core.worker(WorkerEvent::Stalled { worker: FIRST, call });
+    assert_eq!(core.pipeline.next_timer(), None, "nothing is due");
+    assert_eq!(core.pass(Duration::from_secs(60)), []);
+    core.worker(WorkerEvent::Resumed { worker: FIRST, call });
+    assert_eq!(core.pass(Duration::from_millis(999)), []);
+    let effects = core.pass(Duration::from_millis(1));
+    let kill = Effect::Kill { worker: FIRST, death: Death::TimedOut };
+    assert!(effects.contains(&kill), "its own two seconds are over: {effects:?}");
+}
+
+#[test]
+fn what_a_call_stood_still_is_no_time_that_it_took() {
+    let mut core = Core::new(Role::Regular);
+    core.pipeline.settings.timeout = Duration::from_secs(1);
+    core.ready(FIRST);
+    let (_, effects) = core.deliver(PLAIN);
+    let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    core.worker(WorkerEvent::Stalled { worker: FIRST, call });
+    core.pass(Duration::from_millis(500));
+    core.worker(WorkerEvent::Resumed { worker: FIRST, call });
+    let effects = core.fail(FIRST, call);
+    let failed = |e: &Effect| matches!(e, Effect::Report(Report::Failed { reason: reason::RUNTIME_ERROR, .. }));
+    assert!(effects.iter().any(failed), "a second as the worker tells it, half of it standing still: {effects:?}");
+}
+
+#[test]
 fn a_drain_hands_back_what_an_end_actor_would_run_again_later() {
     let mut core = Core::new(Role::End);
     core.ready(FIRST);

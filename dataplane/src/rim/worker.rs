@@ -41,6 +41,14 @@ struct Waiting {
     context: Vec<u8>,
 }
 
+/// A request for room.
+struct Wanted {
+    call: u64,
+    bytes: u64,
+    /// The core knows that the call stands still for it.
+    told: bool,
+}
+
 /// One attached worker.
 pub(super) struct Attached {
     id: WorkerId,
@@ -55,7 +63,7 @@ pub(super) struct Attached {
     /// Calls for which the ring or the arena has no place now.
     backlog: VecDeque<Waiting>,
     /// Requests for room that wait for results to leave, oldest first.
-    rooms: VecDeque<(u64, u64)>,
+    rooms: VecDeque<Wanted>,
     /// Size of room that a result is likely to need: falls slowly, rises at once.
     likely: u64,
     timeout_ms: u32,
@@ -206,20 +214,32 @@ impl Attached {
         Ok(self.link.ring()?)
     }
 
-    /// Answers requests for room that can be answered now.
-    pub(super) fn grant(&mut self, memory: &mut SharedMemory) {
+    /// Answers requests for room that can be answered now; tells which calls stand still for theirs, and which go on.
+    pub(super) fn grant(&mut self, memory: &mut SharedMemory, events: &mut Vec<WorkerEvent>) {
         let limit = self.link.limits().max_result_bytes;
-        while let Some(&(call, wanted)) = self.rooms.front() {
-            let answer = if wanted > limit {
+        while let Some(&Wanted { call, bytes, told }) = self.rooms.front() {
+            let answer = if bytes > limit {
                 Submission::Refuse { call, limit }
-            } else if let Some(room) = memory.room(self.output, wanted.max(1), true) {
+            } else if let Some(room) = memory.room(self.output, bytes.max(1), true) {
                 Submission::Grant { call, room }
             } else {
-                return;
+                return self.tell_stalled(events);
             };
             self.rooms.pop_front();
+            if let Some(open) = self.open.get(&call).filter(|_| told) {
+                events.push(WorkerEvent::Resumed { worker: self.id, call: open.message });
+            }
             if let (Err(_), Submission::Grant { room, .. }) = (self.link.push(&answer), answer) {
                 memory.free_room(self.output, room);
+            }
+        }
+    }
+
+    fn tell_stalled(&mut self, events: &mut Vec<WorkerEvent>) {
+        for wanted in self.rooms.iter_mut().filter(|wanted| !wanted.told) {
+            wanted.told = true;
+            if let Some(open) = self.open.get(&wanted.call) {
+                events.push(WorkerEvent::Stalled { worker: self.id, call: open.message });
             }
         }
     }
@@ -248,7 +268,7 @@ impl Attached {
             // On until the reactor has nothing more: only then has it taken note of whom to wake.
             polled?;
         }
-        self.grant(memory);
+        self.grant(memory, events);
         self.push_backlog(memory, events);
         Ok(())
     }
@@ -299,7 +319,7 @@ impl Attached {
                     if wanted <= self.link.limits().max_result_bytes {
                         self.likely = self.likely.max(likely_room(wanted));
                     }
-                    self.rooms.push_back((call, wanted));
+                    self.rooms.push_back(Wanted { call, bytes: wanted, told: false });
                 }
                 Completion::Unpinned { call } => {
                     if let Some(slot) = self.pinned.remove(&call) {
@@ -373,8 +393,11 @@ impl Attached {
         if let Some(room) = last.unused {
             memory.free_room(self.output, room);
         }
-        self.rooms.retain(|&(asking, _)| asking != call);
+        let asked = self.rooms.iter().position(|wanted| wanted.call == call).and_then(|at| self.rooms.remove(at));
         let Some(open) = self.open.remove(&call) else { return };
+        if asked.is_some_and(|wanted| wanted.told) {
+            events.push(WorkerEvent::Resumed { worker: self.id, call: open.message });
+        }
         memory.free_context(open.slot, open.context);
         if last.pinned {
             memory.pin(open.slot);

@@ -21,6 +21,8 @@ pub enum Fault {
     Duplicate,
     /// No memory for a body.
     NoRoom,
+    /// No room for a result, so that its call stood still.
+    Stalled,
     /// A body above the configured maximum.
     Oversize,
     /// A body that is no envelope.
@@ -48,7 +50,7 @@ pub enum Fault {
 }
 
 /// All kinds, for the report.
-pub const FAULTS: [Fault; 21] = [
+pub const FAULTS: [Fault; 22] = [
     Fault::Cut,
     Fault::CutPublisher,
     Fault::CutConsumer,
@@ -58,6 +60,7 @@ pub const FAULTS: [Fault; 21] = [
     Fault::LeaseLost,
     Fault::Duplicate,
     Fault::NoRoom,
+    Fault::Stalled,
     Fault::Oversize,
     Fault::Garbage,
     Fault::Misrouted,

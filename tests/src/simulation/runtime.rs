@@ -45,6 +45,8 @@ pub struct Shape {
     pub budget: u64,
     /// Largest body.
     pub max_message: u64,
+    /// Results that there is room for.
+    pub results: usize,
 }
 
 struct Running {
@@ -57,6 +59,8 @@ struct Running {
     group: u64,
     took: u64,
     started: Option<u64>,
+    /// Since when it stands still, because there is no room for its next result.
+    stalled: Option<u64>,
     given: u32,
     meta: Vec<u8>,
     /// Where its payload lies.
@@ -75,12 +79,15 @@ impl Running {
 
     /// When it ends by itself, if it does.
     fn due(&self) -> Option<u64> {
-        let ends = self.plan != Plan::Hang || self.cancelled;
+        let ends = (self.plan != Plan::Hang || self.cancelled) && self.stalled.is_none();
         self.started.filter(|_| ends).map(|started| started + self.took)
     }
 
     /// When it gives its next result, if one is left. Results come one by one, spread over its time.
     fn next_result(&self) -> Option<u64> {
+        if self.stalled.is_some() {
+            return None;
+        }
         let results = u64::from(self.plan.results());
         let share = self.took * (u64::from(self.given) + 1) / (results + 1);
         self.started.filter(|_| u64::from(self.given) < results).map(|started| started + share)
@@ -243,10 +250,15 @@ impl SimRim {
         }
         self.ledger.tell(|| format!("{}: worker {id:?} died ({death:?}) with {} calls", self.actor, calls.len()));
         let overdue = self.clock.now().saturating_sub(self.timeout.0 + self.timeout.1 + SLACK);
-        for call in calls.iter().filter(|c| c.started.is_some_and(|s| s < overdue) && overdue > 0) {
+        let timed = calls.iter().filter(|c| c.stalled.is_none());
+        for call in timed.filter(|c| c.started.is_some_and(|s| s < overdue) && overdue > 0) {
             self.ledger.violation(format!("{} was let run past its time", call.id));
         }
         self.pending.push(WorkerEvent::Died { worker: id, death });
+    }
+
+    fn has_room(&self) -> bool {
+        self.outputs.len() < self.shape.results
     }
 
     fn width(&self, worker: &Worker) -> usize {
@@ -267,6 +279,9 @@ impl SimRim {
                 Process::Ready(_) => {
                     if let Some((when, _)) = worker.kill {
                         at(when);
+                    }
+                    if self.has_room() && worker.calls.iter().any(|c| c.stalled.is_some()) {
+                        at(self.clock.now());
                     }
                     let running = || worker.calls.iter().take(self.width(worker)).filter(|c| c.heard);
                     if running().any(|c| c.started.is_none()) {
@@ -347,6 +362,7 @@ impl Rim for SimRim {
             group,
             took,
             started: None,
+            stalled: None,
             given: 0,
             meta,
             slot: call.slot,
@@ -379,7 +395,9 @@ impl Rim for SimRim {
         let when = self.clock.now() + self.random.between(100_000, 5_000_000);
         let target = &mut self.workers[usize::from(worker.index)];
         if matches!(target.process, Process::Ready(id) if id == worker) {
-            let due = |c: &Running| c.started.is_some_and(|s| s + self.timeout.0 <= self.clock.now() + SLACK);
+            let due = |c: &Running| {
+                c.stalled.is_none() && c.started.is_some_and(|s| s + self.timeout.0 <= self.clock.now() + SLACK)
+            };
             if !target.calls.iter().any(due) {
                 self.ledger.violation(format!("{worker:?} was killed before its time"));
             }

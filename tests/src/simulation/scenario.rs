@@ -181,6 +181,7 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
         speed,
         budget: random.pick(&[4_000, 40_000, 4_000_000]),
         max_message: MAX_MESSAGE,
+        results: random.pick(&[4, 40, 4_000]),
     };
     let settings = Settings {
         namespace: NAMESPACE.into(),

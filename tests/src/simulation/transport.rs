@@ -20,6 +20,8 @@ use super::random::Random;
 
 /// Latency of one step between sidecar and broker, in nanoseconds.
 const STEP: (u64, u64) = (50_000, 3_000_000);
+/// How long a cut connection stays away, in nanoseconds: mostly moments, sometimes longer than any handler may run.
+const OUTAGES: [u64; 4] = [1_000_000, 1_000_000, 100_000_000, 6_000_000_000];
 
 /// How unreliable the connections of one run are: one in so many operations goes wrong; 0 = none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +70,8 @@ pub struct SimTransport {
     queue: String,
     epoch: u32,
     connected: bool,
+    /// The publishing connection is away until then, while the other lives.
+    no_publishing_until: u64,
     reconnect_at: u64,
     window: u32,
     consuming: bool,
@@ -105,6 +109,7 @@ impl SimTransport {
             queue: queue.to_owned(),
             epoch: 0,
             connected: false,
+            no_publishing_until: 0,
             reconnect_at,
             window: 0,
             consuming: false,
@@ -180,9 +185,10 @@ impl SimTransport {
             self.later.retain(|_, what| !matches!(what, Later::Canceled));
             self.lost.push(Event::Lost { epoch: self.epoch, why: "cut".into() });
             self.connected = false;
-            self.reconnect_at = self.step() + 1_000_000;
+            self.reconnect_at = self.step() + self.random.pick(&OUTAGES);
         } else {
             self.lost.push(Event::Lost { epoch: 0, why: "publisher cut".into() });
+            self.no_publishing_until = self.now() + self.random.pick(&OUTAGES);
         }
     }
 
@@ -368,7 +374,7 @@ impl Transport for SimTransport {
                         self.lost.push(Event::Canceled { asked: true });
                     }
                 }
-                Buffered::Publish(open) if self.connected => {
+                Buffered::Publish(open) if self.connected && self.now() >= self.no_publishing_until => {
                     let written = self.step();
                     self.outgoing.push(Open { written, ..open });
                 }

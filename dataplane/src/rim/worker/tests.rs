@@ -145,6 +145,39 @@ fn a_request_for_room_beyond_all_bounds_is_refused_and_forgotten() {
 }
 
 #[test]
+fn a_call_that_finds_no_room_is_said_to_stand_still_until_it_does() {
+    with_bench(|mut bench| async move {
+        let message = bench.message();
+        let call = bench.submit(message);
+        let room = call.room.unwrap();
+        let mut taken = Vec::new();
+        for len in [MAX_RESULT, 4096, 64] {
+            while let Some(room) = bench.memory.room(bench.attached.output, len, true) {
+                taken.push(room);
+            }
+        }
+        bench.say(RawCompletion {
+            kind: completion_kind::ROOM,
+            call: call.call,
+            document_len: MAX_RESULT,
+            room_offset: room.offset,
+            room_len: room.len,
+            ..RawCompletion::default()
+        });
+        bench.until(|b| !b.events.is_empty()).await.unwrap();
+        let worker = bench.attached.id();
+        assert_eq!(bench.events, [WorkerEvent::Stalled { worker, call: message.0 }]);
+        for room in taken {
+            bench.memory.free_room(bench.attached.output, room);
+        }
+        bench.events.clear();
+        bench.attached.grant(&mut bench.memory, &mut bench.events);
+        assert_eq!(bench.events, [WorkerEvent::Resumed { worker, call: message.0 }]);
+        assert!(matches!(bench.heard()[..], [Submission::Grant { .. }]));
+    });
+}
+
+#[test]
 fn nothing_is_taken_from_a_worker_after_its_lie() {
     with_bench(|mut bench| async move {
         let message = bench.message();

@@ -62,7 +62,7 @@ impl SimRim {
             }
             let ready = self.workers[at].calls.iter().take(width).position(|c| {
                 let ended = c.started.is_some_and(|s| s + c.took <= now);
-                ended && (c.plan != Plan::Hang || c.cancelled)
+                ended && c.stalled.is_none() && (c.plan != Plan::Hang || c.cancelled)
             });
             // A batch ends as one: when its slowest member does.
             let batch = self.shape.batch > 0 && width > 0;
@@ -107,17 +107,38 @@ impl SimRim {
         }
     }
 
-    /// Gives the next result that is due, if one is. Those of a batch come with its end.
+    /// Gives the next result that is due, if one is and there is room for it. Those of a batch come with its end.
     fn give_due(&mut self, worker: WorkerId, width: usize, now: u64) -> bool {
+        let room = self.has_room();
+        if room {
+            self.resume(worker, now);
+        }
         let calls = &mut self.workers[usize::from(worker.index)].calls;
         let due = |c: &Running| c.next_result().is_some_and(|due| due <= now);
         let Some(place) = calls.iter().take(width).position(due).filter(|_| self.shape.batch == 0) else {
             return false;
         };
+        if !room {
+            // It cannot give now; the others may.
+            let call = &mut calls[place];
+            call.stalled = Some(now);
+            self.ledger.fault(Fault::Stalled);
+            self.pending.push(WorkerEvent::Stalled { worker, call: call.call });
+            return true;
+        }
         let Some(mut call) = calls.remove(place) else { return false };
         self.give_one(worker, &mut call);
         self.workers[usize::from(worker.index)].calls.insert(place, call);
         true
+    }
+
+    /// What stood still goes on, and has lost no time.
+    fn resume(&mut self, worker: WorkerId, now: u64) {
+        for call in &mut self.workers[usize::from(worker.index)].calls {
+            let Some(since) = call.stalled.take() else { continue };
+            call.started = call.started.map(|started| started + (now - since));
+            self.pending.push(WorkerEvent::Resumed { worker, call: call.call });
+        }
     }
 
     fn give(&mut self, worker: WorkerId, call: &mut Running) {
