@@ -172,6 +172,19 @@ def test_an_async_call_has_a_timeout_of_its_own(worker, generator):
     assert w.run(0.001, timeout_ms=20_000)[0].document == 0.001
 
 
+def test_the_time_of_an_async_call_stands_still_while_it_waits_for_room(worker):
+    handler = "import asyncio\nasync def handle(p):\n    await asyncio.sleep(0 if p else 1000)\n    yield 'x' * p\n    yield 'y'\n"
+    w = worker(handler, env={"ASYA_CONCURRENCY": "2"})
+    w.auto_grant = False
+    number = w.call(100_000, room=0, timeout_ms=300)
+    w.until(lambda found: bool(w.waiting))
+    # Another overruns the same time, begun later; so this one had it, too.
+    assert w.run(0, timeout_ms=300)[-1].meta["type"] == "TimeoutError"
+    w.auto_grant = True
+    w.grant(number, w.waiting[0].wanted)
+    assert [one.document[:1] for one in w.finish(number) if one.kind == 1] == ["x", "y"]
+
+
 def test_a_call_that_waits_for_room_can_be_cancelled(worker):
     w = worker("async def handle(p):\n    return 'x' * p\n", env={"ASYA_CONCURRENCY": "2"})
     w.auto_grant = False

@@ -26,6 +26,30 @@ from .running import Desk, is_command
 _EAGER = sys.version_info >= (3, 12)
 
 
+class _Timer:
+    """Cancels a task once it has run for so long; what it stands still does not count."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, task: Optional[asyncio.Task[Any]]) -> None:
+        self._loop = loop
+        self._left = seconds
+        self._task = task
+        self.expired = False
+        self.resume()
+
+    def resume(self) -> None:
+        self._since = self._loop.time()
+        self._handle = self._loop.call_later(max(self._left, 0), self._expire)
+
+    def pause(self) -> None:
+        self._handle.cancel()
+        self._left -= self._loop.time() - self._since
+
+    def _expire(self) -> None:
+        self.expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+
 class Loop:
     """The loop and the calls that run in it."""
 
@@ -40,6 +64,7 @@ class Loop:
         self._channel: Any = None
         self._running: Dict[int, asyncio.Task[None]] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
+        self._timers: Dict[int, _Timer] = {}
         self._batch: List[Call] = []
         self._alone = False
         self._active = 0
@@ -77,6 +102,7 @@ class Loop:
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1))
         self._running.clear()
         self._tasks.clear()
+        self._timers.clear()
         self._batch = []
         self._active = 0
         self._alone = False
@@ -182,24 +208,19 @@ class Loop:
         if not timeouts:
             return await awaitable
         limit = min(timeouts)
-        task = asyncio.current_task()
-        expired = False
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            if task is not None:
-                task.cancel()
-
-        timer = self._loop.call_later(limit / 1000, expire)
+        timer = _Timer(self._loop, limit / 1000, asyncio.current_task())
+        for call in calls:
+            self._timers[call.number] = timer
         try:
             return await awaitable
         except asyncio.CancelledError:
-            if not expired:
+            if not timer.expired:
                 raise
             raise TimeoutError(f"the call took longer than its timeout of {limit} ms") from None
         finally:
-            timer.cancel()
+            timer.pause()
+            for call in calls:
+                self._timers.pop(call.number, None)
 
     async def _run_function(self, call: Call) -> None:
         desk = self._desk
@@ -353,6 +374,10 @@ class Loop:
                 answer.set_result(entry)
 
         sync.ask_for_room(call, needs, heard)
+        # Room comes when results have left: how long that takes is the broker's time and not the call's.
+        timer = self._timers.get(call.number)
+        if timer is not None:
+            timer.pause()
         cancelled: Optional[asyncio.CancelledError] = None
         while not answer.done():
             try:
@@ -363,6 +388,8 @@ class Loop:
                 if call.channel.lost:
                     raise
                 cancelled = error
+        if timer is not None:
+            timer.resume()
         sync.take_room(call, needs, answer.result())
         if cancelled is not None:
             raise cancelled
