@@ -275,6 +275,7 @@ fn rabbitmq(reader: &mut Reader<'_>, actor: &Actor) -> RabbitMqConfig {
         // Queues are bound by what is left of their name without this: the actor's bare name.
         config.compatibility = Some(Compatibility { exchange, prefix: format!("asya-{}-", actor.namespace) });
     }
+    config.broker_consumer_timeout = reader.duration(&vars::RABBITMQ_CONSUMER_TIMEOUT);
     if config.connection_name == RabbitMqConfig::default().connection_name {
         config.connection_name = format!("asya {}/{}", actor.namespace, actor.name);
     }

@@ -92,7 +92,12 @@ fn run(config: &Config) -> Result<(), Fatal> {
         .map_err(|error| Fatal::System { what: "start the reactor".into(), error })?;
     runtime.block_on(async {
         match &config.broker {
-            Broker::RabbitMq(broker) => serve(config, RabbitMq::new((**broker).clone())).await,
+            Broker::RabbitMq(broker) => {
+                let mut broker = (**broker).clone();
+                // One call that runs, and one before it that what is kept had to wait for.
+                broker.longest_hold = config.runtime.call_timeout.saturating_mul(2);
+                serve(config, RabbitMq::new(broker)).await
+            }
             Broker::Embedded { socket } => serve(config, EmbeddedTransport::new(socket)).await,
         }
     })

@@ -72,7 +72,7 @@ class Actor:
         self.unexpected = []
         os.makedirs(self.folder)
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("ASYA_TEST_")},
             **environment,
             "ASYA_ACTOR_NAME": name,
             "ASYA_HANDLER": f"handlers.{handler}",

@@ -207,6 +207,9 @@ table! {
     RABBITMQ_PREFETCH = "ASYA_RABBITMQ_PREFETCH", [], RabbitMq, Kind::Count { min: 1, max: 65_535 },
         Means("adaptive, up to `ASYA_MAX_WINDOW`"),
         "Most deliveries held at once; the window still adapts below it.";
+    RABBITMQ_CONSUMER_TIMEOUT = "ASYA_RABBITMQ_CONSUMER_TIMEOUT", [], RabbitMq,
+        Kind::Duration { min_ms: 0, max_ms: TIMEOUT_MS_MAX }, Value("30m"),
+        "The `consumer_timeout` of a broker before 3.12, which clients cannot set; `0s`: it has none. An actor whose calls may take longer than half of it does not start there.";
     COMPAT_EXCHANGE = "ASYA_COMPAT_EXCHANGE", [], RabbitMq, Kind::Flag, Value("false"),
         "Also bind the actor's queue to the exchange below by its bare name, for senders that publish there.";
     RABBITMQ_EXCHANGE = "ASYA_RABBITMQ_EXCHANGE", [], RabbitMq, Kind::Text, Value("asya"),

@@ -7,12 +7,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::version::Version;
 use crate::amqp::FRAME_MIN_SIZE;
 
 /// What RabbitMQ proposes by default (bytes): large enough that headers of frames vanish beside bodies.
 const FRAME_MAX_DEFAULT: u32 = 128 * 1024;
 /// Larger frames than this only cost memory (bytes).
 const FRAME_MAX_LARGEST: u32 = 1024 * 1024;
+
+/// RabbitMQ's own `consumer_timeout`.
+const CONSUMER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30 * 60);
 
 /// How to reach and use one virtual host of one broker.
 #[derive(Clone)]
@@ -42,6 +46,10 @@ pub struct RabbitMqConfig {
     pub compatibility: Option<Compatibility>,
     /// The broker's `max_message_size`, where it is known. Where it is not, it is learnt from the first refusal.
     pub max_message_bytes: Option<u64>,
+    /// How long a delivery may have to be kept. A broker that cannot be told so is refused where it allows less.
+    pub longest_hold: Duration,
+    /// The `consumer_timeout` that such a broker (before 3.12) was started with; zero for none.
+    pub broker_consumer_timeout: Duration,
 }
 
 /// What the existing Asya publishes to: a topic exchange, with the bare name of the actor as the key.
@@ -98,7 +106,30 @@ impl fmt::Debug for RabbitMqConfig {
             .field("tls", &self.tls)
             .field("compatibility", &self.compatibility)
             .field("max_message_bytes", &self.max_message_bytes)
+            .field("longest_hold", &self.longest_hold)
+            .field("broker_consumer_timeout", &self.broker_consumer_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+impl RabbitMqConfig {
+    /// Whether a broker of this version takes deliveries back, and closes the channel, sooner than they may be settled.
+    pub(crate) fn takes_back_too_soon(&self, version: Version) -> bool {
+        !version.queue_consumer_timeout()
+            && !self.broker_consumer_timeout.is_zero()
+            && self.longest_hold > self.broker_consumer_timeout
+    }
+
+    /// What to do about it.
+    pub(crate) fn too_short(&self) -> String {
+        format!(
+            "a RabbitMQ before 3.12 takes back what is kept for longer than its consumer_timeout ({:?}), and cannot be told \
+             that this actor may keep a message for {:?} (twice the timeout of a call): set consumer_timeout = {} in its \
+             rabbitmq.conf and tell it in ASYA_RABBITMQ_CONSUMER_TIMEOUT, or lower ASYA_RESILIENCY_ACTOR_TIMEOUT",
+            self.broker_consumer_timeout,
+            self.longest_hold,
+            self.longest_hold.as_millis(),
+        )
     }
 }
 
@@ -117,6 +148,8 @@ impl Default for RabbitMqConfig {
             tls: None,
             compatibility: None,
             max_message_bytes: None,
+            longest_hold: Duration::ZERO,
+            broker_consumer_timeout: CONSUMER_TIMEOUT_DEFAULT,
         }
     }
 }

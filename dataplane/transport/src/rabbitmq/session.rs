@@ -278,6 +278,9 @@ impl Session {
     fn open_publishing(&mut self, cx: &mut Context<'_>, now: Instant, events: &mut Vec<Event>) {
         match poll_opening(&mut self.publishing, &self.config, Role::Publish, cx, now) {
             None => {}
+            Some(Ok(Opened { version, .. })) if self.config.takes_back_too_soon(version) => {
+                self.stop(self.config.too_short(), events);
+            }
             Some(Ok(opened)) => {
                 self.retry_publishing.works(now);
                 self.opened_publishing(opened);

@@ -38,6 +38,24 @@ fn an_unknown_virtual_host_is_final() {
 }
 
 #[test]
+fn a_broker_that_takes_messages_back_too_soon_is_refused_with_what_to_set() {
+    let minute = Duration::from_secs(60);
+    for (version, hold, allowed, refused) in
+        [("3.10.8", 31, 30, true), ("3.10.8", 30, 30, false), ("3.10.8", 31, 0, false), ("3.12.0", 31, 30, false)]
+    {
+        let server = Server::new(Manners { version, ..Manners::default() });
+        let mut config = server.config();
+        (config.longest_hold, config.broker_consumer_timeout) = (hold * minute, allowed * minute);
+        match Client::new(config).next() {
+            Event::Fatal { why } => {
+                assert!(refused && why.contains("consumer_timeout = 1860000"), "{version}, {hold}: {why}");
+            }
+            other => assert!(!refused && other == Event::Connected { epoch: 1 }, "{version}, {hold}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_limit_on_connections_passes() {
     let text = "NOT_ALLOWED - access to vhost '/' refused for user 'u': connection limit (1) is reached";
     let server = Server::new(Manners { refuse: Some((530, text)), ..Manners::default() });
