@@ -21,7 +21,7 @@ use super::store::{Change, Loaded, OpenError, Put, QueueRecord, Store};
 use super::wire::{self, Fields, Malformed, frame};
 use super::{Keep, Options};
 pub(super) use out::{Chunk, Out};
-pub(super) use publishing::Upload;
+pub(super) use publishing::{Refused, Upload};
 use queue::{Message, Queue};
 use session::Session;
 

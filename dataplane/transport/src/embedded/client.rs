@@ -9,6 +9,7 @@ mod intake;
 mod outbox;
 mod pipe;
 mod session;
+mod silence;
 
 use std::future::Future;
 use std::io;
@@ -104,7 +105,6 @@ impl EmbeddedTransport {
             Some(_) if body.len() > max => Outcome::TooLarge(max),
             Some(_) if queue.len() > QUEUE_NAME_BYTES_MAX => Outcome::Unroutable,
             Some(session) => {
-                session.open.insert(token.0);
                 // Rounded up, so that nothing is early.
                 let delay_ms = delay.map_or(0, |delay| delay.as_nanos().div_ceil(1_000_000) as u64);
                 let out = &mut session.publisher.out;
@@ -118,6 +118,7 @@ impl EmbeddedTransport {
                 out.bytes(body.prefix);
                 body.parts.iter().for_each(|part| out.part(*part));
                 out.bytes(body.suffix);
+                session.open.insert(token.0, out.end());
                 return;
             }
         };
@@ -236,7 +237,7 @@ impl EmbeddedTransport {
         let state = std::mem::replace(&mut self.state, State::Ended);
         if let State::Greeting(mut session, _) | State::Up(mut session) = state {
             session.intake.abandon(memory);
-            for token in std::mem::take(&mut session.open) {
+            for (token, _) in std::mem::take(&mut session.open) {
                 events.push(Event::Published { token: Token(token), outcome: Outcome::Lost });
             }
             for queue in std::mem::take(&mut session.depths) {
@@ -319,3 +320,7 @@ impl Transport for EmbeddedTransport {
         "embedded"
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "conformance")]
+mod tests;

@@ -60,9 +60,13 @@ pub const CLIENT_BUFFER_BYTES: usize = 64 << 10;
 /// Reads of one client in a poll before the others of its thread get their turn.
 pub const CLIENT_READS_PER_POLL: u32 = 32;
 
-/// Bytes of prefixes, suffixes and frame heads that a client keeps for its socket. Parts are not counted, they lie
-/// with the caller. Reaching it means that the broker takes nothing, so the connection is given up.
-pub const CLIENT_OUT_BYTES_MAX: usize = 256 << 20;
+/// Bytes of output buffer that a client keeps once all is written: a burst's hundreds of megabytes are given back.
+pub const CLIENT_OUT_BYTES_KEPT: usize = 1 << 20;
+
+/// How long a broker that owes something may show no sign of life, no byte read and none written, before it is taken
+/// for dead; noticed after one to two of these. A live one is silent for as long as a disk takes for its eight largest
+/// bodies of one connection: 4 GiB, which this gives 14 MB/s.
+pub const BROKER_SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// First and longest wait before connecting again: the broker is on the same machine.
 pub const RECONNECT_WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));

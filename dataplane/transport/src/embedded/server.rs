@@ -243,3 +243,6 @@ impl Server {
         timer.as_mut().poll(cx).is_pending()
     }
 }
+
+#[cfg(test)]
+mod tests;

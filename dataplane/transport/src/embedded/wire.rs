@@ -28,6 +28,9 @@
 //! | broker | `BLOCKED` | blocked `u8` | |
 //! | tool | `LIST`, `BROWSE`, `REMOVE`, `MOVE`, `PURGE`, `DELETE`, `KEEP`, `DISCONNECT`, `PAUSE`, `STOP` | see `admin` | |
 //! | broker | `INFO`, `MESSAGE`, `DONE`, `ERROR` | see `admin` | bytes of a message |
+//!
+//! A `PUBLISHED` follows the last byte of its `PUBLISH`, a refusal too: it lets the client use the body's memory again.
+//! An earlier one ends the connection.
 
 use super::limits::{FRAME_HEAD_BYTES_MAX, REASON_BYTES_MAX};
 use crate::ContentType;

@@ -8,4 +8,5 @@ mod flushing;
 mod harness;
 mod kill;
 mod large;
+mod pressure;
 mod tools;

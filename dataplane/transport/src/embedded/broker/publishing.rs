@@ -1,5 +1,6 @@
 //! Taking messages in: what is refused, what is staged for the commit, what happens after it.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,14 @@ impl<'a> Request<'a> {
 
 /// Why a message is not taken.
 struct Refusal(u8, u64, String);
+
+/// A refusal that is still to be told: not before the last byte of the body has come, since until then the client
+/// writes it from memory that the answer lets it use again.
+pub(in crate::embedded) struct Refused {
+    session: SessionId,
+    token: u64,
+    refusal: Refusal,
+}
 
 /// A large body on its way into its file.
 pub(in crate::embedded) struct Upload {
@@ -87,14 +96,15 @@ impl Core {
         Ok(())
     }
 
-    /// Begins to take a body of `len` bytes into a file. `None`: it is refused, and its bytes are to be skipped.
+    /// Begins to take a body of `len` bytes into a file. Where it is refused, its bytes are to be skipped, and then the
+    /// refusal to be told.
     pub(in crate::embedded) fn begin_upload(
         &mut self,
         id: SessionId,
         head: &[u8],
         len: u64,
         now: Instant,
-    ) -> Result<Option<Upload>, Malformed> {
+    ) -> Result<Result<Upload, Refused>, Malformed> {
         if !self.sessions.get(&id).is_some_and(|session| session.greeted) {
             return Err(Malformed("a connection begins with one HELLO"));
         }
@@ -115,13 +125,7 @@ impl Core {
                 left: len,
             })
         });
-        match accepted {
-            Ok(upload) => Ok(Some(upload)),
-            Err(refusal) => {
-                self.refuse(id, request.token, &refusal);
-                Ok(None)
-            }
-        }
+        Ok(accepted.map_err(|refusal| Refused { session: id, token: request.token, refusal }))
     }
 
     /// The body is whole and, where that is asked for, on the disk.
@@ -136,11 +140,16 @@ impl Core {
         }
     }
 
-    /// The body did not come, or could not be written.
-    pub(in crate::embedded) fn abort_upload(&mut self, upload: Upload, why: &str) {
+    /// The body did not come, or could not be stored.
+    pub(in crate::embedded) fn abort_upload(&mut self, upload: Upload, why: &dyn Display) -> Refused {
         self.store.delete_body(upload.message.seq);
-        let refusal = Refusal(outcome::REFUSED, 0, why.to_owned());
-        self.refuse(upload.session, upload.token, &refusal);
+        let refusal = Refusal(outcome::REFUSED, 0, format!("a body could not be stored: {why}"));
+        Refused { session: upload.session, token: upload.token, refusal }
+    }
+
+    /// The body has been skipped, or is whole.
+    pub(in crate::embedded) fn tell_refused(&mut self, refused: &Refused) {
+        self.refuse(refused.session, refused.token, &refused.refusal);
     }
 
     fn accept(&mut self, request: &Request<'_>, len: u64, now: Instant) -> Result<u32, Refusal> {
@@ -157,8 +166,10 @@ impl Core {
         {
             queue.counters.refused += 1;
         }
-        self.store.expect_bytes(len);
-        checked.map(|()| queue)
+        checked.map(|()| {
+            self.store.expect_bytes(len);
+            queue
+        })
     }
 
     fn check_queue(&self, queue: u32, len: u64) -> Result<(), Refusal> {

@@ -1,16 +1,19 @@
 //! Output of a client: its own bytes, and parts that lie in the caller's memory.
 //!
-//! Takes frames and parts in order, gives gathered pieces. Never blocks, never copies a part.
+//! Takes frames and parts in order, gives gathered pieces. Never blocks, never copies a part. Its size is bounded by what
+//! its user leaves unanswered: open publishes, and settlements of what is held. However much that is, it waits for the
+//! broker.
 
 use std::collections::VecDeque;
 
+use crate::embedded::limits::CLIENT_OUT_BYTES_KEPT;
 use crate::embedded::wire::{self, frame};
 use crate::{Part, Piece};
 
 /// Pieces of one write; the number in [`crate::Memory::write_gathered`]'s contract.
 const PIECES_MAX: usize = 1024;
 
-/// Written bytes in the buffer from which on it is moved together.
+/// Written bytes in the buffer from which on it may be moved together.
 const COMPACT_FROM: usize = 1 << 20;
 
 enum Segment {
@@ -26,6 +29,9 @@ pub(super) struct Outbox {
     /// Bytes of the buffer that are written.
     start: usize,
     segments: VecDeque<Segment>,
+    /// Bytes of the whole connection, parts included.
+    appended: u64,
+    written: u64,
 }
 
 impl Outbox {
@@ -33,9 +39,14 @@ impl Outbox {
         self.segments.is_empty()
     }
 
-    /// Bytes in memory of this side; parts are not counted.
-    pub(super) fn len(&self) -> usize {
-        self.buffer.len() - self.start
+    /// Where the output ends now, in bytes since the connection's beginning.
+    pub(super) fn end(&self) -> u64 {
+        self.appended
+    }
+
+    /// How far it is written, in the same count.
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     pub(super) fn frame(&mut self, kind: u8, body: u64, write: impl FnOnce(&mut wire::Head<'_>)) {
@@ -50,6 +61,7 @@ impl Outbox {
     }
 
     fn count(&mut self, added: usize) {
+        self.appended += added as u64;
         match self.segments.back_mut() {
             Some(Segment::Bytes(len)) => *len += added,
             _ if added == 0 => {}
@@ -59,6 +71,7 @@ impl Outbox {
 
     pub(super) fn part(&mut self, part: Part) {
         if part.len > 0 {
+            self.appended += part.len;
             self.segments.push_back(Segment::Part(part));
         }
     }
@@ -102,11 +115,14 @@ impl Outbox {
                 }
             };
             count -= taken;
+            self.written += taken as u64;
         }
         if self.segments.is_empty() {
             self.buffer.clear();
+            self.buffer.shrink_to(CLIENT_OUT_BYTES_KEPT);
             self.start = 0;
-        } else if self.start >= COMPACT_FROM {
+        } else if self.start >= COMPACT_FROM && self.start * 2 > self.buffer.len() {
+            // Less than was written is moved, so that a long queue costs no more a byte than a short one.
             self.buffer.drain(..self.start);
             self.start = 0;
         }

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use super::outbox::Outbox;
 use crate::Memory;
-use crate::embedded::limits::{CLIENT_BUFFER_BYTES, CLIENT_OUT_BYTES_MAX, CLIENT_READS_PER_POLL, FRAME_HEAD_BYTES_MAX};
+use crate::embedded::limits::{CLIENT_BUFFER_BYTES, CLIENT_READS_PER_POLL, FRAME_HEAD_BYTES_MAX};
 use crate::embedded::wire::{self, HEADER, Header, Malformed};
 
 /// One connection.
@@ -22,11 +22,19 @@ pub(super) struct Pipe {
     start: usize,
     end: usize,
     reads: u32,
+    /// Bytes read since the connection's beginning.
+    read: u64,
 }
 
 impl Pipe {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, out: Outbox::default(), input: vec![0; CLIENT_BUFFER_BYTES], start: 0, end: 0, reads: 0 }
+        let input = vec![0; CLIENT_BUFFER_BYTES];
+        Self { stream, out: Outbox::default(), input, start: 0, end: 0, reads: 0, read: 0 }
+    }
+
+    /// Bytes that have moved, in either direction, since the connection's beginning.
+    pub(super) fn moved(&self) -> u64 {
+        self.read + self.out.written()
     }
 
     pub(super) fn settle(&mut self, how: u8, number: u64) {
@@ -92,6 +100,7 @@ impl Pipe {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection")),
                 Ok(count) => {
                     self.reads += 1;
+                    self.read += count as u64;
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -114,9 +123,6 @@ impl Pipe {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
-        if self.out.len() > CLIENT_OUT_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the broker takes nothing"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! Takes frames of the broker, gives events. Never blocks. What ends it is an [`End`]; the transport makes a new one.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::intake::Intake;
 use super::pipe::Pipe;
+use super::silence::Silence;
 use crate::embedded::limits::CONSUME_AGAIN_AFTER;
 use crate::embedded::wire::{self, Fields, outcome};
 use crate::{Event, Memory, Outcome, Token};
@@ -29,7 +30,8 @@ pub(super) struct Session {
     pub(super) publisher: Pipe,
     pub(super) consumer: Pipe,
     pub(super) intake: Intake,
-    pub(super) open: BTreeSet<u64>,
+    /// Publishes without an answer: where in the publisher's output each ends.
+    pub(super) open: BTreeMap<u64, u64>,
     pub(super) depths: VecDeque<String>,
     /// Answers that are missing before the session is up.
     greetings: usize,
@@ -38,6 +40,7 @@ pub(super) struct Session {
     /// Whether the broker has said that it takes no publishes.
     pub(super) blocked: bool,
     pub(super) consume_again: Option<Pin<Box<Sleep>>>,
+    silence: Silence,
 }
 
 /// The end of a session.
@@ -76,13 +79,14 @@ impl Session {
             publisher: Pipe::new(publisher),
             consumer: Pipe::new(consumer),
             intake: Intake::default(),
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
             depths: VecDeque::new(),
             greetings: 2,
             declares,
             canceling: false,
             blocked: false,
             consume_again: None,
+            silence: Silence::default(),
         };
         for pipe in [&mut session.publisher, &mut session.consumer] {
             pipe.out.frame(wire::HELLO, 0, |head| {
@@ -96,6 +100,11 @@ impl Session {
     /// Whether everything has been handed to the kernel.
     pub(super) fn is_flushed(&self) -> bool {
         self.publisher.out.is_empty() && self.consumer.out.is_empty()
+    }
+
+    /// Whether the broker has something to take or to answer.
+    fn owes(&self) -> bool {
+        !self.is_flushed() || !self.open.is_empty() || !self.depths.is_empty() || self.canceling
     }
 
     /// Consumes over the consumer's connection, where the queue is declared too: between two connections there is no
@@ -184,19 +193,34 @@ impl Session {
             pipe.write(memory)?;
             pipe.register_write(cx)?;
         }
-        Ok(())
+        // After the reads and writes of this poll: what could move has moved.
+        let moved = self.publisher.moved() + self.consumer.moved();
+        match self.silence.is_too_long(cx, self.owes(), moved) {
+            true => Err(End::Lost("the broker shows no sign of life".into())),
+            false => Ok(()),
+        }
     }
 
     fn read_answers(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Result<(), End> {
+        let written = self.publisher.out.written();
         loop {
             while let Some((kind, head)) = self.publisher.frame()? {
                 let mut fields = Fields(head);
                 match kind {
                     wire::PUBLISHED => {
                         let token = fields.u64()?;
-                        if self.open.remove(&token) {
-                            let outcome = published(fields)?;
-                            events.push(Event::Published { token: Token(token), outcome });
+                        let outcome = published(fields)?;
+                        match self.open.get(&token) {
+                            // Passed on, it would free memory that is still to be written. Open as it is, the publish
+                            // ends with its connection, which takes the rest of its output along.
+                            Some(end) if *end > written => {
+                                return Err(wire::Malformed("an answer to what is not written yet").into());
+                            }
+                            Some(_) => {
+                                self.open.remove(&token);
+                                events.push(Event::Published { token: Token(token), outcome });
+                            }
+                            None => {}
                         }
                     }
                     wire::DEPTH_IS => {

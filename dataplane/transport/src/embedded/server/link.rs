@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use crate::embedded::broker::{Chunk, Core, SessionId, Upload};
+use crate::embedded::broker::{Chunk, Core, Refused, SessionId, Upload};
 use crate::embedded::limits::{INLINE_BODY_BYTES_MAX, OUT_BYTES_MAX, TURN_FILE_BYTES_MAX, TURN_READ_BYTES_MAX};
 use crate::embedded::wire::{self, HEADER, Header};
 
@@ -34,8 +34,8 @@ const SLICES_MAX: usize = 64;
 enum State {
     /// The next byte begins a frame.
     Frames,
-    /// A refused body.
-    Skipping(u64),
+    /// A refused body. It is answered once it is over: until then the client reads it from memory that the answer frees.
+    Skipping { left: u64, then: Box<Refused> },
     /// A large body.
     Uploading(Box<Upload>),
 }
@@ -127,13 +127,14 @@ impl Link {
                         return Ok(());
                     }
                 }
-                State::Skipping(left) => {
+                State::Skipping { left, then } => {
                     let skipped = left.min(self.available().len() as u64);
                     self.start += skipped as usize;
                     if left > skipped {
-                        self.state = State::Skipping(left - skipped);
+                        self.state = State::Skipping { left: left - skipped, then };
                         return Ok(());
                     }
+                    core.tell_refused(&then);
                 }
                 State::Uploading(upload) => {
                     if !self.upload(core, upload) {
@@ -152,11 +153,9 @@ impl Link {
             match Pin::new(&mut sync).poll(cx) {
                 Poll::Pending => self.syncs.push((upload, sync)),
                 Poll::Ready(Ok(Ok(()))) => core.finish_upload(*upload),
-                Poll::Ready(Ok(Err(error))) => {
-                    core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
-                }
+                Poll::Ready(Ok(Err(error))) => refuse_whole(core, *upload, &error),
                 Poll::Ready(Err(error)) => {
-                    core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
+                    refuse_whole(core, *upload, &error);
                     return Err(io::Error::other(error));
                 }
             }
@@ -177,8 +176,8 @@ impl Link {
         let head = head.get(HEADER..).unwrap_or_default();
         if large {
             self.state = match core.begin_upload(id, head, header.body, now).map_err(io::Error::other)? {
-                Some(upload) => State::Uploading(Box::new(upload)),
-                None => State::Skipping(header.body),
+                Ok(upload) => State::Uploading(Box::new(upload)),
+                Err(refused) => State::Skipping { left: header.body, then: Box::new(refused) },
             };
         } else {
             core.serve(id, header.kind, head, body, now).map_err(io::Error::other)?;
@@ -193,8 +192,8 @@ impl Link {
         let written = upload.write(self.available().get(..count as usize).unwrap_or_default());
         self.start += count as usize;
         if let Err(error) = written {
-            self.state = State::Skipping(upload.left().saturating_sub(count));
-            core.abort_upload(*upload, &format!("a body could not be stored: {error}"));
+            let left = upload.left().saturating_sub(count);
+            self.state = State::Skipping { left, then: Box::new(core.abort_upload(*upload, &error)) };
             return true;
         }
         if upload.left() > 0 {
@@ -208,7 +207,7 @@ impl Link {
         match upload.sync() {
             // Up to hundreds of megabytes: on another thread, so that nobody else waits for it.
             Ok(sync) => self.syncs.push((upload, tokio::task::spawn_blocking(sync))),
-            Err(error) => core.abort_upload(*upload, &format!("a body could not be stored: {error}")),
+            Err(error) => refuse_whole(core, *upload, &error),
         }
         true
     }
@@ -218,10 +217,11 @@ impl Link {
         let unsynced = self.syncs.into_iter().map(|(upload, _)| upload);
         let unfinished = match self.state {
             State::Uploading(upload) => Some(upload),
-            State::Frames | State::Skipping(_) => None,
+            State::Frames | State::Skipping { .. } => None,
         };
         for upload in unsynced.chain(unfinished) {
-            core.abort_upload(*upload, "the connection broke");
+            // Nobody is left to be told.
+            let _ = core.abort_upload(*upload, &"the connection broke");
         }
     }
 
@@ -269,4 +269,10 @@ impl Link {
         }
         Ok(more)
     }
+}
+
+/// Refuses a body that has come as a whole.
+fn refuse_whole(core: &mut Core, upload: Upload, why: &dyn std::fmt::Display) {
+    let refused = core.abort_upload(upload, why);
+    core.tell_refused(&refused);
 }
