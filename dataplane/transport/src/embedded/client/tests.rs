@@ -203,14 +203,10 @@ async fn a_broker_that_takes_and_says_nothing_is_taken_for_dead() {
         bench.publish(1, part);
         assert_eq!(bench.transport.flushed(), len == 10);
         let begun = tokio::time::Instant::now();
-        let events = bench.told().await;
+        let events = tokio::time::timeout(3 * BROKER_SILENCE_MAX, bench.told()).await.expect("it is waited for");
         let [publish, Event::Lost { epoch: 1, why }] = &events[..] else { panic!("{events:?}") };
         assert_eq!((publish, &why[..]), (&lost(1), "the broker shows no sign of life"));
-        let waited = begun.elapsed();
-        assert!(
-            waited >= BROKER_SILENCE_MAX && waited < 3 * BROKER_SILENCE_MAX,
-            "after {waited:?} of the paused clock"
-        );
+        assert!(begun.elapsed() >= BROKER_SILENCE_MAX, "too early");
         drop(bench.consumer);
     }
 }
