@@ -305,6 +305,8 @@ pub mod reason {
     pub const UNROUTABLE: &str = "Unroutable";
     /// Its result is larger than the broker takes.
     pub const TOO_LARGE: &str = "MessageTooLarge";
+    /// It ran beside others when their worker died, and has not run alone since: wherever it goes on, it is to.
+    pub const SUSPECTED: &str = "Suspected";
     /// It kills its worker even when it runs alone.
     pub const WORKER_CRASHED: &str = "WorkerCrashed";
 }

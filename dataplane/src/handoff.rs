@@ -29,6 +29,10 @@ const RESTART: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RESTART_CAP: Duration = Duration::from_secs(10);
 
+/// Longest such pause after a death in the middle of a call: the message bears the blame and goes, so that deaths of this
+/// kind come to an end by themselves, and what waits behind it is not to pay.
+const RESTART_CAP_IN_CALL: Duration = Duration::from_secs(1);
+
 /// What became of the messages of a dead worker.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Blame {
@@ -338,9 +342,10 @@ impl Handoff {
         }
         let width = worker.running_width();
         let calls = std::mem::take(&mut worker.open);
+        let cap = if calls.is_empty() { RESTART_CAP } else { RESTART_CAP_IN_CALL };
         let pause = match worker.fruitless {
             0 => Duration::ZERO,
-            n => RESTART.saturating_mul(1 << (n - 1).min(10)).min(RESTART_CAP),
+            n => RESTART.saturating_mul(1 << (n - 1).min(10)).min(cap),
         };
         worker.fruitless += 1;
         worker.reserved = false;

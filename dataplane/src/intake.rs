@@ -114,7 +114,11 @@ pub fn decode(
     };
     let crashes = crashes_told(settings, &head);
     let misrouted = misrouted(settings, &head);
-    Ok(Intaken { suspect: lost_before || crashes > 0, crashes, misrouted, head, payload, rebuilt })
+    let suspected = head
+        .status
+        .as_ref()
+        .is_some_and(|status| status.actor == settings.actor && status.reason.as_deref() == Some(reason::SUSPECTED));
+    Ok(Intaken { suspect: lost_before || suspected || crashes > 0, crashes, misrouted, head, payload, rebuilt })
 }
 
 /// The encoding that a content type names.

@@ -230,7 +230,8 @@ impl Pipeline {
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
-        let Intaken { head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
+        let Intaken { mut head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
+        head.status.get_or_insert_with(|| route::first_seen(&self.settings.actor, self.stamp.at(now.wall_ms)));
         let content_type = match self.settings.emit {
             crate::flow::Emit::Native => transport::ContentType::Native,
             crate::flow::Emit::Json => transport::ContentType::Json,
@@ -377,7 +378,12 @@ impl Pipeline {
         message.state = State::Publishing;
         let doomed = message.doomed.take();
         match (end, doomed) {
-            (CallEnd::Failed { error, .. }, _) if in_time == InTime::No => {
+            (CallEnd::Failed { mut error, .. }, _) if in_time == InTime::No => {
+                // A cancelled task raises an exception without a word.
+                if error.message.is_empty() {
+                    error.message =
+                        format!("the handler ran longer than {:?} and was cancelled", self.settings.timeout);
+                }
                 self.fail(id, reason::TIMEOUT, error, now, store, fx)
             }
             (CallEnd::Failed { error, unparsable }, _) => {
@@ -484,12 +490,16 @@ impl Pipeline {
             let Some(message) = self.flight.messages.get_mut(id) else { continue };
             let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) else { continue };
             message.state = State::Publishing;
-            if delivery.members == 1 {
+            // What is under suspicion without a charge takes that along: whoever takes it on runs it alone. Forgotten here,
+            // it would kill a worker that takes long to start again and again, and never be charged.
+            let suspected = message.suspect && message.crashes == 0;
+            if delivery.members == 1 && !suspected {
                 delivery.need(Settlement::Requeue);
                 self.finish_if_confirmed(id, now, fx);
             } else {
                 message.ending = Ending::Retried;
-                let head = route::again(&message.head, &self.settings.actor, None, self.stamp.at(now.wall_ms));
+                let stamp = self.stamp.at(now.wall_ms);
+                let head = route::back(&message.head, &self.settings.actor, suspected, stamp);
                 self.send_original(id, Purpose::Again, &head, now, store, fx);
             }
         }

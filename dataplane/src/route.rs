@@ -106,13 +106,27 @@ pub fn failed(head: &Head, actor: &str, why: &'static str, error: ErrorInfo, sta
 }
 
 /// The head of a message that is to run here again, with one more charge.
-pub fn again(head: &Head, actor: &str, why: Option<&'static str>, stamp: &str) -> Head {
+pub fn again(head: &Head, actor: &str, why: &'static str, stamp: &str) -> Head {
+    returned(head, actor, Some(why), 1, stamp)
+}
+
+/// The head of a message that is to run here again, uncharged; under suspicion, alone.
+pub fn back(head: &Head, actor: &str, suspected: bool, stamp: &str) -> Head {
+    returned(head, actor, suspected.then_some(reason::SUSPECTED), 0, stamp)
+}
+
+fn returned(head: &Head, actor: &str, why: Option<&'static str>, charges: u32, stamp: &str) -> Head {
     let mut head = head.clone();
-    let attempt = attempt(&head, actor) + u32::from(why.is_some());
+    let attempt = attempt(&head, actor) + charges;
     let mut status = stamped(head.status.take(), Phase::Retrying, why, actor.to_owned(), stamp);
     status.attempt = attempt;
     head.status = Some(status);
     head
+}
+
+/// The status of a message that came without one: its sender has left it to the first actor.
+pub fn first_seen(actor: &str, stamp: &str) -> Status {
+    stamped(None, Phase::Pending, None, actor.to_owned(), stamp)
 }
 
 /// Which attempt at this actor a message is on, from 1. A status that another actor wrote says nothing about it.

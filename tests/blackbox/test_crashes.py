@@ -65,6 +65,17 @@ def test_only_what_crashes_alone_is_charged_for_a_crash(world):
     assert actor.sidecar.poll() is None and actor.runtime.poll() is None
 
 
+def test_messages_that_each_kill_the_worker_do_not_stop_those_behind_them(world):
+    actor = world.actor("obey")
+    for number in range(4):
+        world.publish("a", envelope(["a"], {"do": "exit"}, identity=f"crasher-{number}"))
+    world.publish("a", envelope(["a"], {"n": 1}, identity="innocent"))
+    assert {failure(got)[0] for got in (world.get("x-sump") for _ in range(4))} == {"WorkerCrashed"}
+    assert world.get("x-sink").envelope["id"] == "innocent"
+    actor.wait_until_idle()
+    assert world.depth("x-sump") == 0 and world.depth("x-sink") == 0 and world.depth("a") == 0
+
+
 def test_a_killed_worker_is_replaced_and_its_message_runs_again_uncharged(world):
     actor = world.actor("obey", ASYA_CONCURRENCY="2")
     world.publish("a", envelope(["a"], {"n": 0}, identity="first"))

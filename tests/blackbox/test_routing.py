@@ -163,8 +163,9 @@ def test_case_11_what_is_held_goes_back_when_no_worker_returns(world):
     until(lambda: world.depth("a") == 1, "the message to go back")
     actor.wait_until_idle()
     assert actor.sidecar.poll() is None and actor.page("/readyz")[0] == 503
-    # Uncharged: whoever takes it next sees it as it was.
-    assert "status" not in world.get("a").envelope
+    # Uncharged, and under suspicion: whoever takes it next runs it alone.
+    status = world.get("a").envelope["status"]
+    assert status["attempt"] == 1 and (status["phase"], status["reason"]) == ("retrying", "Suspected")
 
 
 def test_case_12_failing_sump_leaves_the_delivery_unsettled(world):

@@ -65,7 +65,7 @@ impl Pipeline {
         message.state = State::Publishing;
         message.ending = Ending::Retried;
         let stamp = self.stamp.at(now.wall_ms);
-        let head = route::again(&message.head, &self.settings.actor, Some(reason::WORKER_CRASHED), stamp);
+        let head = route::again(&message.head, &self.settings.actor, reason::WORKER_CRASHED, stamp);
         self.send_original(id, Purpose::Again, &head, now, store, fx);
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use asya_transport::{ContentType, Memory, Outcome, Part, Piece, Redelivery, Room, Settlement, Slot, Tag, Token};
 
 use super::*;
-use crate::flow::Emit;
+use crate::flow::{Emit, PublicationId};
 
 /// Bodies, and how many bytes may still be reserved.
 #[derive(Default)]
@@ -146,6 +146,10 @@ const SECOND: WorkerId = WorkerId { index: 0, generation: 2 };
 const PLAIN: &str = r#"{"id":"m","route":{"prev":[],"curr":"a","next":[]},"payload":{}}"#;
 const BLOB: &str = r#"{"id":"m","route":{"prev":[],"curr":"a","next":[]},"payload":{"$asya.blob":0},"blobs":[{"dtype":"raw","shape":[5],"data":"aGVsbG8="}]}"#;
 
+fn published(effects: &[Effect]) -> Vec<PublicationId> {
+    effects.iter().filter_map(|e| if let Effect::Publish(id) = e { Some(*id) } else { None }).collect()
+}
+
 fn submitted(effects: &[Effect]) -> Vec<(MessageId, bool)> {
     let call = |e: &Effect| match e {
         Effect::Submit { call, alone, .. } => Some((*call, *alone)),
@@ -235,6 +239,43 @@ fn a_runtime_that_is_replaced_charges_nobody() {
     assert!(!effects.iter().any(|e| matches!(e, Effect::Publish(_))), "no charge is written down: {effects:?}");
     let effects = core.ready(WorkerId { index: 0, generation: 3 });
     assert!(matches!(submitted(&effects)[..], [(_, true)]), "{effects:?}");
+}
+
+#[test]
+fn what_is_handed_back_under_suspicion_is_still_suspected_where_it_comes_next() {
+    let mut core = Core::new(Role::Regular);
+    core.ready(FIRST);
+    let (tag, _) = core.deliver(PLAIN);
+    core.worker(WorkerEvent::Died { worker: FIRST, death: Death::Crashed });
+    // Its replacement takes longer to load than messages are kept for.
+    assert!(core.pass(Duration::from_secs(10)).contains(&Effect::Cancel));
+    let effects = core.handle(Event::Broker(transport::Event::Canceled { asked: true }));
+    let [publish] = published(&effects)[..] else { panic!("{effects:?}") };
+    let frame = core.pipeline.flight.publications.get(publish).map(|p| String::from_utf8_lossy(&p.frame).into_owned());
+    let effects = core.handle(Event::Broker(transport::Event::Published {
+        token: Token(publish.as_u64()),
+        outcome: Outcome::Confirmed,
+    }));
+    assert_eq!(settled(&effects), [(tag, Settlement::Ack)]);
+    let frame = frame.unwrap();
+    assert!(frame.contains(r#""reason":"Suspected""#) && frame.contains(r#""attempt":1"#), "{frame}");
+    core.ready(SECOND);
+    let status = r#"{"phase":"retrying","reason":"Suspected","actor":"a","attempt":1,"max_attempts":0,"created_at":"","updated_at":""}"#;
+    let (_, effects) = core.deliver(&PLAIN.replacen('{', &format!(r#"{{"status":{status},"#), 1));
+    assert!(matches!(submitted(&effects)[..], [(_, true)]), "it runs alone: {effects:?}");
+}
+
+#[test]
+fn a_worker_that_died_in_a_call_is_soon_there_again_however_often() {
+    let mut core = Core::new(Role::Regular);
+    for generation in 1..12 {
+        let worker = WorkerId { index: 0, generation };
+        core.ready(worker);
+        core.deliver(PLAIN);
+        let mut effects = core.worker(WorkerEvent::Died { worker, death: Death::Crashed });
+        effects.extend(core.pass(Duration::from_secs(1)));
+        assert!(effects.contains(&Effect::Start { index: 0 }), "after {generation} deaths");
+    }
 }
 
 #[test]

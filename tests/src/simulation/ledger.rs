@@ -59,6 +59,8 @@ struct Inner {
     open: BTreeMap<(u64, Tag), Delivered>,
     settled: BTreeSet<(u64, Tag)>,
     requeues: BTreeMap<Step, u32>,
+    /// Acknowledged because they had come into their queue again under suspicion.
+    came_back: BTreeMap<Step, usize>,
     open_tokens: BTreeSet<(u64, u64)>,
     /// When a publish was last submitted, by process and token.
     submitted: BTreeMap<(u64, u64), u64>,

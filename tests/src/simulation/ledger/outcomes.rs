@@ -32,9 +32,19 @@ impl Ledger {
             return;
         }
         let missing = if queue == self.stage.sink { self.not_consumed(&head) } else { self.missing_outcome(&head) };
-        if let Some(missing) = missing {
+        if let Some(missing) = missing.filter(|_| !self.came_back_suspected(queue, id, hop)) {
             self.violation(format!("{id} hop {hop} acknowledged in {queue} before {missing}"));
         }
+    }
+
+    /// Whether a message came into its queue again under suspicion: one copy for each that is acknowledged for it.
+    fn came_back_suspected(&self, queue: &str, id: &str, hop: u32) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let suspected = |s: &&Seen| s.id == id && s.hop == hop && s.reason == "Suspected";
+        let copies = inner.enqueued.get(queue).map_or(0, |all| all.iter().filter(suspected).count());
+        let used = inner.came_back.entry((id.to_owned(), hop)).or_insert(0);
+        *used += 1;
+        *used <= copies
     }
 
     /// Whether a message came into its queue again with more attempts than this head tells of.
