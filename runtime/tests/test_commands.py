@@ -240,3 +240,19 @@ def test_yield_from_a_helper():
 
     generator = handle()
     assert generator.send(commands.run(generator.send(None), print)) == {"tenant": "blue"}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_a_get_does_not_find_can_be_caught_where_it_was_yielded(worker, asynchronous):
+    handler = '''
+        {}def handle(p):
+            try:
+                yield (yield "GET", ".headers.none")
+            except KeyError as error:
+                yield ["caught", str(error)]
+            yield (yield "GET", ".id")
+            yield (yield "GET", ".headers.none")
+    '''.format("async " if asynchronous else "")
+    caught, found, failed = worker(handler).run(1)
+    assert caught.document[0] == "caught" and "none" in caught.document[1] and found.document == "m-1"
+    assert failed.meta["type"] == "KeyError"

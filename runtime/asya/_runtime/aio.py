@@ -275,17 +275,21 @@ class Loop:
 
     async def _drive(self, call: Call, generator: Any) -> None:
         desk = self._desk
-        answer = None
+        resume: Any = generator.asend
+        answer: Any = None
         while True:
             try:
-                value = await generator.asend(answer)
+                value = await resume(answer)
             except StopAsyncIteration:
                 return
-            answer = None
+            resume, answer = generator.asend, None
             if value is None:
                 continue
             if is_command(value):
-                answer = desk.command(call, value)
+                try:
+                    answer = desk.command(call, value)
+                except Exception as error:  # raised where it was yielded, so that the handler can catch it
+                    resume, answer = generator.athrow, error
                 continue
             document = desk.codec.dumps(value)
             value = None
