@@ -224,18 +224,19 @@ impl Audience for Watcher {
         let now = Instant::now();
         match report {
             Report::Failed { id, reason, message } => {
-                if let Some(kept_back) = self.lines.failed.admit(now) {
-                    warn!(id, reason, message, kept_back, "a message failed");
+                if let Some(more_like_it) = self.lines.failed.admit(now).map(others) {
+                    warn!(id, reason, message, more_like_it, "a message failed");
                 }
             }
             Report::Unroutable { queue, tries } => {
-                if let Some(kept_back) = self.lines.unroutable.admit(now) {
-                    warn!(queue, tries, kept_back, "a queue that messages are routed to does not exist");
+                if let Some(more_like_it) = self.lines.unroutable.admit(now).map(others) {
+                    warn!(queue, tries, more_like_it, "a queue that messages are routed to does not exist");
                 }
             }
             Report::WorkerDied { worker, death, suspects } => {
                 let (index, generation) = (worker.index, worker.generation);
-                warn!(worker = index, generation, ?death, suspects, "a worker died; what it ran is run again alone");
+                let run_again_alone = others(u64::from(*suspects));
+                warn!(worker = index, generation, ?death, run_again_alone, "a worker died");
             }
             Report::HandlerBroken { error: raised } => {
                 let traceback = raised.traceback.as_deref().unwrap_or_default();
@@ -245,23 +246,27 @@ impl Audience for Watcher {
                 self.tell_problems();
             }
             Report::NotReady => {
-                if let Some(kept_back) = self.lines.not_ready.admit(now) {
-                    warn!(kept_back, "no worker has been ready for too long; what was taken goes back to the broker");
+                if let Some(more_like_it) = self.lines.not_ready.admit(now).map(others) {
+                    warn!(
+                        more_like_it,
+                        "no worker has been ready for too long; what was taken goes back to the broker"
+                    );
                 }
             }
             Report::Oversize { len } => {
-                if let Some(kept_back) = self.lines.oversize.admit(now) {
+                if let Some(more_like_it) = self.lines.oversize.admit(now).map(others) {
                     warn!(
                         bytes = len,
-                        kept_back, "a message is larger than ASYA_MAX_MESSAGE_BYTES; it is in the dead-letter queue"
+                        more_like_it,
+                        "a message is larger than ASYA_MAX_MESSAGE_BYTES (raise that, and ASYA_MEMORY_BYTES to twice as much); it is in the dead-letter queue"
                     );
                 }
             }
             Report::ConnectionLost { why } => warn!(why, "the connection to the broker was lost"),
             Report::SettleFailed { why } => {
                 self.metrics.settle_failures.inc();
-                if let Some(kept_back) = self.lines.settle_failed.admit(now) {
-                    warn!(why, kept_back, "a delivery could not be settled and comes again");
+                if let Some(more_like_it) = self.lines.settle_failed.admit(now).map(others) {
+                    warn!(why, more_like_it, "a delivery could not be settled and comes again");
                 }
             }
         }
@@ -299,8 +304,8 @@ impl Audience for Watcher {
                 warn!(queue, differs, "a queue that exists is used as it is");
             }
             Event::DeclareFailed { queue, why } => {
-                if let Some(kept_back) = self.lines.declare_failed.admit(Instant::now()) {
-                    warn!(queue, why, kept_back, "a queue is not there and could not be made");
+                if let Some(more_like_it) = self.lines.declare_failed.admit(Instant::now()).map(others) {
+                    warn!(queue, why, more_like_it, "a queue is not there and could not be made");
                 }
             }
             Event::Delivered(_)
@@ -362,4 +367,9 @@ const fn outcome_label(outcome: &Outcome) -> PublishOutcome {
         Outcome::TooLarge(_) => PublishOutcome::TooLarge,
         Outcome::Unsupported(_) => PublishOutcome::Unsupported,
     }
+}
+
+/// How many others a line stands for; nothing where it stands for itself alone.
+fn others(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
 }

@@ -281,7 +281,7 @@ fn reports_are_logged_and_floods_are_not() {
     };
     let text = crate::logging::captured(flood);
     for line in [
-        "a worker died; what it ran is run again alone worker=3 generation=7 death=Crashed suspects=2",
+        "a worker died worker=3 generation=7 death=Crashed run_again_alone=2",
         "dead-letter queue bytes=1073741824",
         "the connection to the broker was lost why=\"reset\"",
         "no worker has been ready for too long",

@@ -38,7 +38,7 @@ impl Pipeline {
         fx.push(Effect::Report(Report::Failed {
             id: message.head.id.clone(),
             reason: why,
-            message: error.message.clone(),
+            message: format!("{}: {}", error.error_type, error.message),
         }));
         if self.settings.role == Role::End {
             message.state = State::Waiting;
