@@ -8,6 +8,9 @@ use std::process::ExitCode;
 /// Exit status of a command that was used wrongly (`EX_USAGE`), as the sidecar's for its configuration.
 const USAGE: u8 = 64;
 
+/// Exit status of a command whose standard output was closed while it had more to say: as if SIGPIPE had ended it.
+const CLOSED: u8 = 128 + 13;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,6 +55,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// Nobody reads standard output any more.
+    #[error("standard output is closed")]
+    Closed,
     /// The command ran, and its result is a failure that is told already.
     #[error("{0}")]
     Failed(String),
@@ -62,6 +68,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Manifests(_) => ExitCode::from(USAGE),
+            Self::Closed => ExitCode::from(CLOSED),
             _ => ExitCode::FAILURE,
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::args::Init;
 use crate::error::Error;
+use crate::out;
 use std::fs::{self, File};
 use std::io::Write;
 
@@ -38,11 +39,12 @@ pub fn init(args: &Init) -> Result<(), Error> {
     for (path, text) in &files {
         let write = || File::create_new(path)?.write_all(text.as_bytes());
         write().map_err(Error::file(path))?;
-        println!("wrote {}", path.display());
+        out::line(&format!("wrote {}", path.display()))?;
     }
     let manifest = args.dir.join(format!("{name}.yaml"));
     let manifest = manifest.strip_prefix(".").unwrap_or(&manifest).display();
-    println!("\nNow run it:\n  asya run {manifest}");
-    println!("and in another terminal send it a message:\n  asya send {name} '{{\"name\": \"Ada\"}}' --wait");
-    Ok(())
+    out::line(&format!(
+        "\nNow run it:\n  asya run {manifest}\nand in another terminal send it a message:\n  \
+         asya send {name} '{{\"name\": \"Ada\"}}' --wait"
+    ))
 }

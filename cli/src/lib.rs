@@ -3,6 +3,8 @@
 //! A library of one function, so that the program can say on other systems why it needs Linux: there, this crate is empty.
 
 #![cfg(target_os = "linux")]
+// They panic when nobody reads: `out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod broker;
@@ -14,6 +16,7 @@ mod init;
 mod input;
 mod memory;
 mod message;
+mod out;
 mod python;
 mod queues;
 mod retry;
@@ -41,7 +44,9 @@ pub fn main() -> ExitCode {
         command => match block_on(command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("error: {error}");
+                if !matches!(error, Error::Closed) {
+                    out::note(&format!("error: {error}"));
+                }
                 error.exit_code()
             }
         },
@@ -72,7 +77,7 @@ fn block_on(command: Command) -> Result<(), Error> {
 fn exec(parent: u32, command: &[std::ffi::OsString]) -> ExitCode {
     let kill = Some(rustix::process::Signal::KILL);
     if let Err(error) = rustix::process::set_parent_process_death_signal(kill) {
-        eprintln!("the end of the parent cannot be watched: {error}");
+        out::note(&format!("the end of the parent cannot be watched: {error}"));
         return ExitCode::from(CANNOT_EXECUTE);
     }
     // It may have ended before the kernel was told.
@@ -81,6 +86,6 @@ fn exec(parent: u32, command: &[std::ffi::OsString]) -> ExitCode {
     }
     let Some((program, args)) = command.split_first() else { return ExitCode::from(CANNOT_EXECUTE) };
     let error = std::process::Command::new(program).args(args).exec();
-    eprintln!("{} cannot be started: {error}", program.to_string_lossy());
+    out::note(&format!("{} cannot be started: {error}", program.to_string_lossy()));
     ExitCode::from(CANNOT_EXECUTE)
 }

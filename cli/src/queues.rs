@@ -8,6 +8,7 @@ use crate::broker::{self, Target};
 use crate::error::Error;
 use crate::home::{BrokerAt, Home};
 use crate::hosted;
+use crate::out;
 use crate::run::Counts;
 use crate::scrape::{self, show_seconds};
 use crate::table::Table;
@@ -39,15 +40,13 @@ pub async fn queues(args: &Queues) -> Result<(), Error> {
                 })
             })
             .collect();
-        println!("{}", serde_json::Value::from(rows));
-        return Ok(());
+        return out::line(&serde_json::Value::from(rows).to_string());
     }
     let mut table = Table::new(["QUEUE", "READY", "UNSETTLED", "DELAYED", "DEAD"]);
     for row in rows {
         table.row([row.queue, number(row.ready), number(row.unsettled), number(row.delayed), number(row.dead)]);
     }
-    print!("{table}");
-    Ok(())
+    out::print(&table.to_string())
 }
 
 /// Actors of whose messages the broker itself gave some up, and how many.
@@ -157,9 +156,9 @@ pub async fn status(args: &Status) -> Result<(), Error> {
     }
     if args.json {
         let broker = record.broker.to_string();
-        println!("{}", serde_json::json!({"namespace": record.namespace, "broker": broker, "actors": rows}));
+        let status = serde_json::json!({"namespace": record.namespace, "broker": broker, "actors": rows});
+        out::line(&status.to_string())
     } else {
-        print!("{table}");
+        out::print(&table.to_string())
     }
-    Ok(())
 }

@@ -13,6 +13,7 @@ use crate::broker::{self, Target};
 use crate::error::Error;
 use crate::home::{ActorAt, BrokerAt, Home, Lock, Record};
 use crate::hosted;
+use crate::out;
 use crate::python;
 use child::{Line, Part, Spec, Stop, supervise};
 use plan::ActorPlan;
@@ -56,7 +57,8 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
 
     let mut home = Home::new(args.place.data.as_deref());
     let lock = home.take()?;
-    let sockets = home.sockets()?;
+    let folder = Sockets(home.sockets()?);
+    let sockets = folder.0.as_path();
     let runtime = home.write("runtime.pyz", RUNTIME)?;
     let at = match &args.place.transport {
         Some(url) => BrokerAt::RabbitMq(broker::checked_url(url)?),
@@ -77,7 +79,7 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
                 BrokerAt::Embedded(_) => asya_manifest::env::Broker::Embedded { socket: &socket },
                 BrokerAt::RabbitMq(url) => asya_manifest::env::Broker::RabbitMq { url: Some(url) },
             },
-            sockets: &sockets,
+            sockets,
             environment: &environment,
         };
         let python = pythons.get(found.folder()).cloned().unwrap_or_else(|| PathBuf::from("python3"));
@@ -129,12 +131,20 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     if let Some(hosted) = hosted {
         hosted.stop()?;
     }
-    // Only sockets, and nobody listens any more. What a killed run leaves is used again by the next one.
-    if let Err(error) = std::fs::remove_dir_all(&sockets) {
-        eprintln!("the sockets in {} could not be removed: {error}", sockets.display());
-    }
+    drop(folder);
     let _held_until_here: Lock = lock;
     outcome
+}
+
+/// The folder of sockets, removed however a run ends. What a killed one leaves is used again by the next.
+struct Sockets(PathBuf);
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            out::note(&format!("the sockets in {} could not be removed: {error}", self.0.display()));
+        }
+    }
 }
 
 /// An address on the loopback that nobody has at this moment. Another program may take it before the sidecar does; the
@@ -200,6 +210,11 @@ impl Running {
         let mut outcome = Ok(());
         let mut watched = Some(Box::pin(watching.run(looks)));
         loop {
+            // Whoever started this with `| head` has seen enough: the same as Ctrl-C. Looks come once a second.
+            if self.screen.is_closed() && *stop.borrow() == Stop::Run {
+                outcome = Err(Error::Closed);
+                advance(&stop, Stop::Sidecars);
+            }
             tokio::select! {
                 line = printed.recv() => match line {
                     Some(line) => if let Some(why) = self.print(line) {
@@ -234,7 +249,7 @@ impl Running {
             }
         }
         self.screen.clear();
-        println!("stopped");
+        self.screen.say("stopped");
         outcome
     }
 

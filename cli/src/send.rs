@@ -9,6 +9,7 @@ use crate::client::{ANSWER_MAX, Client, unpublished};
 use crate::error::Error;
 use crate::input::Inputs;
 use crate::message::{Outgoing, Received, encode, read};
+use crate::out;
 use crate::retry::Backoff;
 use asya_envelope::names::{HEADER_REPLY_TO, queue_name};
 use asya_envelope::{Head, Headers, Phase, Route, ids};
@@ -57,7 +58,7 @@ async fn send_and_wait(sender: Sender, inputs: Inputs, results: Option<Results>,
         None => {
             let sent = sender.run(inputs).await?;
             bar.finish_and_clear();
-            eprintln!("sent {sent} {} to {}", plural(sent, "message"), args.route);
+            out::note(&format!("sent {sent} {} to {}", plural(sent, "message"), args.route));
             Ok(())
         }
         Some(results) => {
@@ -277,7 +278,7 @@ impl Sender {
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.flush()
         {
-            eprintln!("the journal cannot be written: {error}");
+            out::note(&format!("the journal cannot be written: {error}"));
         }
         self.bar.finish_and_clear();
         let input = if label.is_empty() { String::new() } else { format!(" at input {label}") };
@@ -338,7 +339,7 @@ impl Results {
                 Some(seen) => result.head.parent_id.is_none() && seen.insert(result.head.id.clone()),
                 None => true,
             };
-            bar.suspend(|| print(&result, self.envelopes));
+            bar.suspend(|| print(&result, self.envelopes))?;
             failed += u64::from(counts && is_failed(&result));
             got += u64::from(counts);
             bar.inc(u64::from(counts));
@@ -355,13 +356,14 @@ fn is_failed(result: &Received) -> bool {
     result.head.status.as_ref().is_some_and(|s| s.phase == Phase::Failed)
 }
 
-fn print(result: &Received, envelopes: bool) {
+fn print(result: &Received, envelopes: bool) -> Result<(), Error> {
     if envelopes {
-        println!("{}", result.envelope);
+        out::line(&result.envelope)
     } else if is_failed(result) {
-        eprintln!("{}", crate::sinks::one_line(result));
+        out::note(&crate::sinks::one_line(result));
+        Ok(())
     } else {
-        println!("{}", result.document);
+        out::line(&result.document)
     }
 }
 

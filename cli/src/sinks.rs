@@ -7,6 +7,7 @@ use crate::args::{Failed, Place, Results};
 use crate::broker;
 use crate::error::Error;
 use crate::message::{Received, read};
+use crate::out;
 use crate::send::plural;
 use crate::table::Table;
 use asya_envelope::Phase;
@@ -28,15 +29,15 @@ pub async fn results(args: &Results) -> Result<(), Error> {
     walk(&args.place, Queue::Of(SINK), args.limit, args.take, |message| {
         count += 1;
         match message {
-            Ok(message) if args.envelopes => println!("{}", message.envelope),
-            Ok(message) => println!("{}  {}", message.head.id, message.document),
-            Err(why) => println!("(cannot be read: {why})"),
+            Ok(message) if args.envelopes => out::line(&message.envelope)?,
+            Ok(message) => out::line(&format!("{}  {}", message.head.id, message.document))?,
+            Err(why) => out::line(&format!("(cannot be read: {why})"))?,
         }
-        true
+        Ok(true)
     })
     .await?;
     if count == 0 && !args.envelopes {
-        eprintln!("nothing has reached the end of its route");
+        out::note("nothing has reached the end of its route");
     }
     Ok(())
 }
@@ -51,31 +52,28 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
     walk(&args.place, of(args), args.limit, args.take, |message| {
         count += 1;
         match message {
-            Ok(message) if args.envelopes => println!("{}", message.envelope),
+            Ok(message) if args.envelopes => out::line(&message.envelope)?,
             Ok(message) => table.row(row(message)),
             Err(why) => table.row(["-", "-", "-", "unreadable", why].map(str::to_owned)),
         }
-        true
+        Ok(true)
     })
     .await?;
     if args.envelopes {
         return Ok(());
     }
     if count == 0 {
-        eprintln!(
-            "{}",
-            if args.dead.is_some() { "the broker has given up nothing of it" } else { "nothing has failed" }
-        );
+        out::note(if args.dead.is_some() { "the broker has given up nothing of it" } else { "nothing has failed" });
     } else {
-        print!("{table}");
-        eprintln!("`asya failed --show ID` shows one with its traceback");
+        out::print(&table.to_string())?;
+        out::note("`asya failed --show ID` shows one with its traceback");
     }
     if args.dead.is_none() {
         for (actor, count) in crate::queues::dead(&broker::target(&args.place)?).await? {
             let messages = plural(count, "message");
-            eprintln!(
+            out::note(&format!(
                 "the broker itself gave up {count} {messages} of {actor}: `asya failed --dead {actor}` shows them"
-            );
+            ));
         }
     }
     Ok(())
@@ -86,12 +84,12 @@ async fn show(args: &Failed, id: &str) -> Result<(), Error> {
     walk(&args.place, of(args), LOOK_MAX, false, |message| {
         match message {
             Ok(message) if message.head.id.starts_with(id) => {
-                print!("{}", whole(message));
+                out::print(&whole(message))?;
                 shown = true;
             }
             _ => {}
         }
-        !shown
+        Ok(!shown)
     })
     .await?;
     if shown {
@@ -113,13 +111,13 @@ fn of(args: &Failed) -> Queue<'_> {
     args.dead.as_deref().map_or(Queue::Of(SUMP), Queue::DeadOf)
 }
 
-/// Goes through a queue until `see` has enough.
+/// Goes through a queue until `see` has enough. What it could not show goes back, even of what is taken.
 async fn walk(
     place: &Place,
     queue: Queue<'_>,
     limit: u64,
     take: bool,
-    mut see: impl FnMut(Result<&Received, &str>) -> bool,
+    mut see: impl FnMut(Result<&Received, &str>) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let target = broker::target(place)?;
     let (Queue::Of(actor) | Queue::DeadOf(actor)) = queue;
@@ -135,8 +133,8 @@ async fn walk(
     client.consume(&queue, u32::try_from(window).unwrap_or(TAKE_WINDOW));
     let mut held: Vec<Tag> = Vec::new();
     let mut left = most;
-    let mut wants_more = true;
-    while left > 0 && wants_more {
+    let mut wants_more = Ok(true);
+    while left > 0 && matches!(wants_more, Ok(true)) {
         match client.event_before(Instant::now() + IDLE_MAX).await {
             Some(Event::Delivered(delivery)) => {
                 let message = client.take(delivery);
@@ -144,7 +142,7 @@ async fn walk(
                 wants_more =
                     see(content.as_ref().map_err(ToString::to_string).as_ref().map_err(String::as_str).copied());
                 left -= 1;
-                if take {
+                if take && wants_more.is_ok() {
                     client.settle(message.tag, Settlement::Ack);
                 } else {
                     held.push(message.tag);
@@ -155,7 +153,8 @@ async fn walk(
             None => break,
         }
     }
-    client.give_back(&queue, held).await
+    client.give_back(&queue, held).await?;
+    wants_more.map(drop)
 }
 
 fn row(message: &Received) -> [String; 5] {

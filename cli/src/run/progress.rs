@@ -4,8 +4,10 @@
 //! and only when something changed. Blocks on the terminal. Cannot fail: what does not answer is shown as unknown.
 
 use crate::client::Depth;
+use crate::out;
 use crate::scrape::{Histogram, Sample, show_seconds, sum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -101,6 +103,8 @@ pub struct Screen {
     bars: Option<(MultiProgress, BTreeMap<String, ProgressBar>)>,
     last: BTreeMap<String, Shown>,
     width: usize,
+    /// Nobody reads any more.
+    closed: Cell<bool>,
 }
 
 impl Screen {
@@ -110,7 +114,12 @@ impl Screen {
             let multi = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::stdout());
             (multi, BTreeMap::new())
         });
-        Self { bars, last: BTreeMap::new(), width: actors.iter().map(|a| a.len()).max().unwrap_or(0) }
+        Self {
+            bars,
+            last: BTreeMap::new(),
+            width: actors.iter().map(|a| a.len()).max().unwrap_or(0),
+            closed: Cell::new(false),
+        }
     }
 
     /// Shows an actor as it is now.
@@ -130,7 +139,7 @@ impl Screen {
                 bar.set_message(line);
                 bar.tick();
             }
-            None if news => println!("{line}"),
+            None if news => self.say(&line),
             None => {}
         }
     }
@@ -139,8 +148,13 @@ impl Screen {
     pub fn say(&self, text: &str) {
         match &self.bars {
             Some((multi, _)) => drop(multi.println(text)),
-            None => println!("{text}"),
+            None => self.closed.set(self.closed.get() || out::line(text).is_err()),
         }
+    }
+
+    /// Whether nobody reads any more. Also of an output that has long had nothing new.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get() || out::is_closed()
     }
 
     /// Prints a line of an actor.

@@ -1,7 +1,9 @@
 //! On the embedded broker.
 
-use crate::common::{Place, examples, lives, text};
+use crate::common::{ASYA, Place, examples, lives, text};
 use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 const MANIFEST: &str =
     "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: work}\nspec:\n  handler: work.run\n";
@@ -232,4 +234,51 @@ fn waiting_in_vain_ends_and_leaves_no_queue_behind() {
     let error = place.fails(&["send", "work", "{}", "--wait", "--expect", "2", "--timeout", "1s"]);
     assert!(error.contains("1 of 2 results came, and none for 1s"), "{error}");
     assert!(!place.ok(&["queues"]).contains("reply"), "{}", place.ok(&["queues"]));
+}
+
+/// Runs a command that somebody stops reading after one line; gives its exit status and what it said.
+fn read_one_line(place: &Place, args: &[&str]) -> (Option<i32>, String) {
+    let mut child = Command::new(ASYA)
+        .args(args)
+        .current_dir(place.folder.path())
+        .env_remove("VIRTUAL_ENV")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "{args:?}");
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn a_closed_standard_output_ends_a_run_gracefully() {
+    // A path too long for sockets, which then are in /tmp.
+    let place = place("def run(payload):\n    return payload\n");
+    let data = place.path(&"deep".repeat(30));
+    let (status, said) = read_one_line(&place, &["run", "work.yaml", "--data", data.to_str().unwrap()]);
+    assert_eq!((status, said.as_str()), (Some(141), ""));
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("run.json")).unwrap()).unwrap();
+    let socket = std::path::Path::new(record["broker"]["embedded"].as_str().unwrap());
+    assert!(socket.starts_with("/tmp/") && !socket.starts_with(&data), "{}", socket.display());
+    assert!(!socket.parent().unwrap().exists(), "{}", socket.display());
+}
+
+#[test]
+fn a_closed_standard_output_ends_a_list_quietly_and_takes_nothing_unseen() {
+    let place = place("def run(payload):\n    return {'text': 'x' * 100_000}\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    std::fs::write(place.path("many.jsonl"), "{}\n".repeat(40)).unwrap();
+    let (status, said) = read_one_line(&place, &["send", "work", "many.jsonl", "--wait"]);
+    assert_eq!((status, said.as_str()), (Some(141), ""));
+    assert!(!place.ok(&["queues"]).contains("reply"), "{}", place.ok(&["queues"]));
+    place.wait_for("all results in the sink", || place.ready("x-sink") == Some(40));
+    for take in [&[][..], &["--take"]] {
+        let (status, said) = read_one_line(&place, &[&["results", "--limit", "100"], take].concat());
+        assert_eq!((status, said.as_str()), (Some(141), ""), "{take:?}");
+    }
+    // A pipe holds less than one of these results, so all but what was read or lay in the pipe are still there.
+    place.wait_for("what was not shown to be back", || place.ready("x-sink").is_some_and(|ready| ready >= 30));
 }
