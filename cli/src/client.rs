@@ -208,6 +208,30 @@ impl Client {
     }
 }
 
+/// Tells a person, once each time, that the broker is gone and that it is back.
+#[derive(Debug, Default)]
+pub struct Presence {
+    gone: bool,
+}
+
+impl Presence {
+    /// What to say of this event; `deadline` is when the waiting ends.
+    pub fn said(&mut self, event: &Event, deadline: Instant) -> Option<String> {
+        match event {
+            Event::Lost { .. } if !self.gone => {
+                self.gone = true;
+                let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64().round();
+                Some(format!("the broker is gone; waiting for it to come back ({left} s left)"))
+            }
+            Event::Connected { .. } if self.gone => {
+                self.gone = false;
+                Some("the broker is back".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What a publish came to, for people; `None` when it is safe.
 pub fn unpublished(outcome: &Outcome) -> Option<String> {
     match outcome {

@@ -5,7 +5,7 @@
 
 use crate::args::Send;
 use crate::broker::{self, Target};
-use crate::client::{ANSWER_MAX, Client, unpublished};
+use crate::client::{ANSWER_MAX, Client, Presence, unpublished};
 use crate::error::Error;
 use crate::input::Inputs;
 use crate::message::{Outgoing, Received, encode, read};
@@ -150,6 +150,8 @@ struct Sender {
     confirmed: u64,
     backoff: Backoff,
     bar: ProgressBar,
+    /// Whoever waits for results says by itself that the broker is gone.
+    presence: Option<Presence>,
     /// Whether a message counts on the bar when it is sent, and not when it is answered.
     counts: bool,
 }
@@ -191,6 +193,7 @@ impl Sender {
             confirmed: 0,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             bar: bar(count, if args.wait { "sent and answered" } else { "sent" }),
+            presence: (!args.wait).then(Presence::default),
             counts: !args.wait,
         })
     }
@@ -235,7 +238,12 @@ impl Sender {
 
     /// Takes the next event.
     async fn turn(&mut self) -> Result<(), Error> {
-        match self.client.event_before(Instant::now() + ANSWER_MAX).await {
+        let deadline = Instant::now() + ANSWER_MAX;
+        let event = self.client.event_before(deadline).await;
+        if let Some(said) = event.as_ref().and_then(|e| self.presence.as_mut()?.said(e, deadline)) {
+            self.bar.suspend(|| out::note(&said));
+        }
+        match event {
             Some(Event::Published { token, outcome }) => self.published(token, &outcome).await,
             Some(Event::Fatal { why }) => Err(self.stopped("", &why)),
             Some(_) => Ok(()),
@@ -318,8 +326,15 @@ impl Results {
     async fn run(mut self, bar: ProgressBar) -> Result<(), Error> {
         let mut got = 0_u64;
         let mut failed = 0_u64;
+        let mut presence = Presence::default();
+        // Only a result moves it: a broker that stays away tells so again and again.
+        let mut deadline = Instant::now() + self.idle_max;
         while got < self.expect {
-            let delivery = match self.client.event_before(Instant::now() + self.idle_max).await {
+            let event = self.client.event_before(deadline).await;
+            if let Some(said) = event.as_ref().and_then(|e| presence.said(e, deadline)) {
+                bar.suspend(|| out::note(&said));
+            }
+            let delivery = match event {
                 Some(Event::Delivered(delivery)) => delivery,
                 Some(Event::Fatal { why }) => return Err(Error::Failed(format!("the results cannot be read: {why}"))),
                 Some(_) => continue,
@@ -344,6 +359,7 @@ impl Results {
             got += u64::from(counts);
             bar.inc(u64::from(counts));
             self.client.settle(message.tag, Settlement::Ack);
+            deadline = Instant::now() + self.idle_max;
         }
         match failed {
             0 => Ok(()),

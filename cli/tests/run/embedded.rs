@@ -282,3 +282,22 @@ fn a_closed_standard_output_ends_a_list_quietly_and_takes_nothing_unseen() {
     // A pipe holds less than one of these results, so all but what was read or lay in the pipe are still there.
     place.wait_for("what was not shown to be back", || place.ready("x-sink").is_some_and(|ready| ready >= 30));
 }
+
+#[test]
+fn waiting_for_a_broker_that_is_gone_is_said_and_ends() {
+    let place = place("import time\n\ndef run(payload):\n    open('called', 'w')\n    time.sleep(600)\n");
+    let run = place.run(&["work.yaml"]).until_ready();
+    let waiting = Command::new(ASYA)
+        .args(["send", "work", "{}", "--wait", "--timeout", "5s"])
+        .current_dir(place.folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.wait_for("the call to run", || place.path("called").exists());
+    run.signal(Signal::KILL);
+    let output = waiting.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("the broker is gone; waiting for it to come back (").count(), 1, "{said}");
+    assert!(said.contains("0 of 1 results came, and none for 5s"), "{said}");
+}
