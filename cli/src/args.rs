@@ -130,7 +130,8 @@ pub struct Send {
     /// Where the broker is.
     #[command(flatten)]
     pub place: Place,
-    /// Wait for the results and print the payload of each, one a line
+    /// Wait for the results and print the payload of each, one a line; one result for each message, where a route
+    /// fans out the first of each: name the number with --expect
     #[arg(long)]
     pub wait: bool,
     /// With --wait: this many results in all, for routes that fan out [default: one for each message]

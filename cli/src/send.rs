@@ -303,8 +303,10 @@ struct Results {
     client: Client,
     queue: String,
     expect: u64,
-    /// Without `--expect`: how many different messages have been answered.
-    by_id: Option<BTreeSet<String>>,
+    /// Without `--expect`, each message counts once: when its own id, which only the first of a fan-out has, is answered.
+    own_only: bool,
+    /// Ids of all results so far: delivery is at least once, and copies are left out.
+    seen: BTreeSet<String>,
     idle_max: Duration,
     envelopes: bool,
 }
@@ -317,9 +319,9 @@ impl Results {
         let mut client = broker::connect(target).await?;
         client.declare(&queue, None).await?;
         client.consume(&queue, RESULTS_WINDOW);
-        let by_id = if args.expect.is_none() { Some(BTreeSet::new()) } else { None };
         let idle_max = args.timeout.0;
-        Ok(Self { client, queue, expect: args.expect.unwrap_or(count), by_id, idle_max, envelopes: args.envelopes })
+        let (expect, own_only) = args.expect.map_or((count, true), |expect| (expect, false));
+        Ok(Self { client, queue, expect, own_only, seen: BTreeSet::new(), idle_max, envelopes: args.envelopes })
     }
 
     /// Prints results until all are there.
@@ -340,8 +342,9 @@ impl Results {
                 Some(_) => continue,
                 None => {
                     let waited = asya_manifest::units::GoDuration(self.idle_max);
+                    let failures = if failed == 0 { String::new() } else { format!(" ({failed} of them failed)") };
                     return Err(Error::Failed(format!(
-                        "{got} of {} results came, and none for {waited}\n  = `asya failed` and `asya queues` show where messages are",
+                        "{got} of {} results came{failures}, and none for {waited}\n  = `asya failed` and `asya queues` show where messages are",
                         self.expect
                     )));
                 }
@@ -349,16 +352,15 @@ impl Results {
             let message = self.client.take(delivery);
             let result = read(&message.body, message.content_type)
                 .map_err(|e| Error::Failed(format!("a result cannot be read: {e}")))?;
-            // A fan-out answers more than once under other ids; the message's own id is the one that ends it.
-            let counts = match &mut self.by_id {
-                Some(seen) => result.head.parent_id.is_none() && seen.insert(result.head.id.clone()),
-                None => true,
-            };
+            self.client.settle(message.tag, Settlement::Ack);
+            if !self.seen.insert(result.head.id.clone()) {
+                continue;
+            }
+            let counts = !self.own_only || result.head.parent_id.is_none();
             bar.suspend(|| print(&result, self.envelopes))?;
             failed += u64::from(counts && is_failed(&result));
             got += u64::from(counts);
             bar.inc(u64::from(counts));
-            self.client.settle(message.tag, Settlement::Ack);
             deadline = Instant::now() + self.idle_max;
         }
         match failed {

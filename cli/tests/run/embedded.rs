@@ -301,3 +301,26 @@ fn waiting_for_a_broker_that_is_gone_is_said_and_ends() {
     assert_eq!(said.matches("the broker is gone; waiting for it to come back (").count(), 1, "{said}");
     assert!(said.contains("0 of 1 results came, and none for 5s"), "{said}");
 }
+
+#[test]
+fn a_copy_of_a_result_is_not_another_result() {
+    let place = place("def run(payload):\n    return payload\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    let waiting = Command::new(ASYA)
+        .args(["send", "work", "1", "--id", "same", "--wait", "--expect", "2", "--timeout", "10s"])
+        .current_dir(place.folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.wait_for("the first result", || place.ready("x-sink") == Some(1));
+    let queues: serde_json::Value = serde_json::from_str(&place.ok(&["queues", "--json"])).unwrap();
+    let mut names = queues.as_array().unwrap().iter().map(|q| q["queue"].as_str().unwrap());
+    let reply = names.find(|name| name.contains("-reply-")).unwrap();
+    place.ok(&["send", "work", "2", "--id", "same", "--header", &format!("x-asya-reply-to={reply}")]);
+    place.wait_for("its copy", || place.ready("x-sink") == Some(2));
+    let output = waiting.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), "1\n"), "{said}");
+    assert!(said.contains("1 of 2 results came, and none for 10s"), "{said}");
+}
