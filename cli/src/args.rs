@@ -189,7 +189,7 @@ pub struct Results {
     #[command(flatten)]
     pub place: Place,
     /// At most this many, the oldest first
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: u64,
     /// Print whole envelopes, one a line, binary parts in base64
     #[arg(long)]
@@ -208,11 +208,12 @@ pub struct Failed {
     /// What the broker itself gave up of this actor's messages, instead of what failed
     #[arg(long, value_name = "ACTOR")]
     pub dead: Option<String>,
-    /// Show the one with this id (its first characters are enough), with its traceback and payload
+    /// Show the one with this id (its first characters are enough), with its traceback and payload; also of what the
+    /// broker gave up
     #[arg(long, value_name = "ID")]
     pub show: Option<String>,
     /// At most this many, the oldest first
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: u64,
     /// Print whole envelopes, one a line
     #[arg(long)]

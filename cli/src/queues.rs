@@ -13,6 +13,7 @@ use crate::run::Counts;
 use crate::scrape::{self, show_seconds};
 use crate::table::Table;
 use asya_envelope::names::{DEAD_LETTER_SUFFIX, SINK, SUMP, dead_letter, queue_name};
+use asya_manifest::problem::nearest;
 use std::path::Path;
 
 /// One line of the table.
@@ -30,6 +31,29 @@ struct Row {
 pub async fn queues(args: &Queues) -> Result<(), Error> {
     let target = broker::target(&args.place)?;
     let rows = rows(&target, &args.actors).await?;
+    let absent: Vec<String> = rows
+        .iter()
+        .filter(|row| row.ready.is_none())
+        .filter_map(|row| Some((row.actor.as_ref().filter(|actor| args.actors.contains(actor))?, &row.queue)))
+        .map(|(actor, queue)| absent(&target, actor, queue))
+        .collect();
+    show(args, rows)?;
+    if absent.is_empty() { Ok(()) } else { Err(Error::Failed(absent.join("\nerror: "))) }
+}
+
+/// Says that an actor's queue is not there, and what is.
+pub fn absent(target: &Target, actor: &str, queue: &str) -> String {
+    let mut why = format!("there is no queue {queue} at {}", target.broker);
+    if let Some(meant) = nearest(actor, target.actors.iter().map(String::as_str)) {
+        why.push_str(&format!("\n  = did you mean: {meant}"));
+    }
+    if !target.actors.is_empty() {
+        why.push_str(&format!("\n  = running here: {}", target.actors.join(", ")));
+    }
+    why
+}
+
+fn show(args: &Queues, rows: Vec<Row>) -> Result<(), Error> {
     if args.json {
         let rows: Vec<serde_json::Value> = rows
             .into_iter()

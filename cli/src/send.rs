@@ -13,7 +13,6 @@ use crate::out;
 use crate::retry::Backoff;
 use asya_envelope::names::{HEADER_REPLY_TO, queue_name};
 use asya_envelope::{Head, Headers, Phase, Route, ids};
-use asya_manifest::problem::nearest;
 use asya_transport::{Event, Outcome, Settlement, Token};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,15 +109,10 @@ async fn check_route(client: &mut Client, target: &Target, route: &[String]) -> 
         if client.depth(&queue).await?.is_some() {
             continue;
         }
-        let mut why = format!("the route names {actor:?}, and there is no queue {queue} at {}", target.broker);
-        if let Some(meant) = nearest(actor, target.actors.iter().map(String::as_str)) {
-            why.push_str(&format!("\n  = did you mean: {meant}"));
-        }
-        if !target.actors.is_empty() {
-            why.push_str(&format!("\n  = running here: {}", target.actors.join(", ")));
-        }
-        why.push_str("\n  = run that actor first, or send anyway with --unchecked");
-        return Err(Error::Usage(why));
+        let absent = crate::queues::absent(target, actor, &queue);
+        return Err(Error::Usage(format!(
+            "the route names {actor:?}, and {absent}\n  = run that actor first, or send anyway with --unchecked"
+        )));
     }
     Ok(())
 }

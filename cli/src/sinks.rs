@@ -3,8 +3,8 @@
 //! Takes a sink; prints its messages, the oldest first, and leaves them there unless told to take them. Blocks on the
 //! broker. On failure: an error, and everything that was looked at goes back.
 
-use crate::args::{Failed, Place, Results};
-use crate::broker;
+use crate::args::{Failed, Results};
+use crate::broker::{self, Target};
 use crate::error::Error;
 use crate::message::{Received, read};
 use crate::out;
@@ -26,7 +26,8 @@ const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Prints what reached the end of its route.
 pub async fn results(args: &Results) -> Result<(), Error> {
     let mut count = 0_u64;
-    walk(&args.place, Queue::Of(SINK), args.limit, args.take, |message| {
+    let target = broker::target(&args.place)?;
+    let there = walk(&target, Queue::Of(SINK), args.limit, args.take, |message| {
         count += 1;
         match message {
             Ok(message) if args.envelopes => out::line(&message.envelope)?,
@@ -39,17 +40,19 @@ pub async fn results(args: &Results) -> Result<(), Error> {
     if count == 0 && !args.envelopes {
         out::note("nothing has reached the end of its route");
     }
+    say_more(count, there);
     Ok(())
 }
 
 /// Prints what failed.
 pub async fn failed(args: &Failed) -> Result<(), Error> {
+    let target = broker::target(&args.place)?;
     if let Some(id) = &args.show {
-        return show(args, id).await;
+        return show(&target, args, id).await;
     }
     let mut table = Table::new(["ID", "ACTOR", "ATTEMPT", "ERROR", "MESSAGE"]);
     let mut count = 0_u64;
-    walk(&args.place, of(args), args.limit, args.take, |message| {
+    let there = walk(&target, of(args), args.limit, args.take, |message| {
         count += 1;
         match message {
             Ok(message) if args.envelopes => out::line(&message.envelope)?,
@@ -60,16 +63,19 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
     })
     .await?;
     if args.envelopes {
+        say_more(count, there);
         return Ok(());
     }
     if count == 0 {
         out::note(if args.dead.is_some() { "the broker has given up nothing of it" } else { "nothing has failed" });
     } else {
         out::print(&table.to_string())?;
-        out::note("`asya failed --show ID` shows one with its traceback");
+        say_more(count, there);
+        let dead = args.dead.as_ref().map_or(String::new(), |actor| format!("--dead {actor} "));
+        out::note(&format!("`asya failed {dead}--show ID` shows one with its traceback"));
     }
     if args.dead.is_none() {
-        for (actor, count) in crate::queues::dead(&broker::target(&args.place)?).await? {
+        for (actor, count) in crate::queues::dead(&target).await? {
             let messages = plural(count, "message");
             out::note(&format!(
                 "the broker itself gave up {count} {messages} of {actor}: `asya failed --dead {actor}` shows them"
@@ -79,9 +85,31 @@ pub async fn failed(args: &Failed) -> Result<(), Error> {
     Ok(())
 }
 
-async fn show(args: &Failed, id: &str) -> Result<(), Error> {
+/// How many more there are than were shown.
+fn say_more(shown: u64, there: u64) {
+    if shown < there {
+        out::note(&format!("{shown} of {there} shown; --limit N shows more"));
+    }
+}
+
+/// Shows the one message, from the sink or, where it is not there, from what the broker gave up.
+async fn show(target: &Target, args: &Failed, id: &str) -> Result<(), Error> {
+    if show_from(target, of(args), id).await? {
+        return Ok(());
+    }
+    if args.dead.is_none() {
+        for (actor, _) in crate::queues::dead(target).await? {
+            if show_from(target, Queue::DeadOf(&actor), id).await? {
+                return Ok(());
+            }
+        }
+    }
+    Err(Error::Failed(format!("no failed message has an id that begins with {id:?}\n  = `asya failed` lists them")))
+}
+
+async fn show_from(target: &Target, queue: Queue<'_>, id: &str) -> Result<bool, Error> {
     let mut shown = false;
-    walk(&args.place, of(args), LOOK_MAX, false, |message| {
+    walk(target, queue, LOOK_MAX, false, |message| {
         match message {
             Ok(message) if message.head.id.starts_with(id) => {
                 out::print(&whole(message))?;
@@ -92,10 +120,7 @@ async fn show(args: &Failed, id: &str) -> Result<(), Error> {
         Ok(!shown)
     })
     .await?;
-    if shown {
-        return Ok(());
-    }
-    Err(Error::Failed(format!("no failed message has an id that begins with {id:?}\n  = `asya failed` lists them")))
+    Ok(shown)
 }
 
 /// A queue to look into.
@@ -111,23 +136,29 @@ fn of(args: &Failed) -> Queue<'_> {
     args.dead.as_deref().map_or(Queue::Of(SUMP), Queue::DeadOf)
 }
 
-/// Goes through a queue until `see` has enough. What it could not show goes back, even of what is taken.
+/// Goes through a queue until `see` has enough; gives how many messages there were. What `see` could not show goes back,
+/// even of what is taken.
 async fn walk(
-    place: &Place,
+    target: &Target,
     queue: Queue<'_>,
     limit: u64,
     take: bool,
     mut see: impl FnMut(Result<&Received, &str>) -> Result<bool, Error>,
-) -> Result<(), Error> {
-    let target = broker::target(place)?;
+) -> Result<u64, Error> {
     let (Queue::Of(actor) | Queue::DeadOf(actor)) = queue;
     let own = queue_name(&target.namespace, actor).map_err(|e| Error::Usage(e.to_string()))?;
-    let queue = if matches!(queue, Queue::DeadOf(_)) { dead_letter(&own) } else { own };
-    let mut client = broker::connect(&target).await?;
-    let Some(depth) = client.depth(&queue).await? else { return Ok(()) };
+    let is_dead = matches!(queue, Queue::DeadOf(_));
+    let queue = if is_dead { dead_letter(&own) } else { own };
+    let mut client = broker::connect(target).await?;
+    let depth = match client.depth(&queue).await? {
+        Some(depth) => depth,
+        None if is_dead => return Err(Error::Failed(crate::queues::absent(target, actor, &queue))),
+        // Nothing has ever come to this sink.
+        None => return Ok(0),
+    };
     let most = if take { limit } else { limit.min(LOOK_MAX) }.min(depth.ready);
     if most == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let window = if take { most.min(TAKE_WINDOW.into()) } else { most };
     client.consume(&queue, u32::try_from(window).unwrap_or(TAKE_WINDOW));
@@ -154,7 +185,7 @@ async fn walk(
         }
     }
     client.give_back(&queue, held).await?;
-    wants_more.map(drop)
+    wants_more.map(|_| depth.ready)
 }
 
 fn row(message: &Received) -> [String; 5] {

@@ -225,6 +225,12 @@ fn a_message_that_is_too_large_is_told_and_kept() {
     let envelope: serde_json::Value = serde_json::from_str(&whole).unwrap();
     assert_eq!((envelope["id"].as_str(), envelope["blobs"][0]["shape"][0].as_u64()), (Some("big-0"), Some(100_000)));
     assert!(place.ok(&["failed", "--dead", "work", "--show", "big"]).contains("binary    100000 bytes"));
+    let listed = text(&place.asya(&["failed", "--dead", "work"]).stderr);
+    assert!(listed.contains("`asya failed --dead work --show ID`"), "{listed}");
+    // Wherever it is, its id is enough.
+    place.wait_for("what was looked at to be back", || {
+        text(&place.asya(&["failed", "--show", "big"]).stdout).contains("binary    100000 bytes")
+    });
 }
 
 #[test]
@@ -323,4 +329,27 @@ fn a_copy_of_a_result_is_not_another_result() {
     let said = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), "1\n"), "{said}");
     assert!(said.contains("1 of 2 results came, and none for 10s"), "{said}");
+}
+
+#[test]
+fn what_is_not_shown_and_what_is_not_there_is_said() {
+    let place = place("def run(payload):\n    return payload['x']\n");
+    let _run = place.run(&["work.yaml"]).until_ready();
+    std::fs::write(place.path("many.jsonl"), "{}\n".repeat(25)).unwrap();
+    place.ok(&["send", "work", "many.jsonl"]);
+    place.wait_for("the failures", || place.ready("x-sump") == Some(25));
+    let output = place.asya(&["failed"]);
+    assert_eq!(text(&output.stdout).lines().count(), 21);
+    assert!(text(&output.stderr).contains("20 of 25 shown; --limit N shows more"), "{}", text(&output.stderr));
+    place.wait_for("what was looked at to be back", || place.ready("x-sump") == Some(25));
+    let output = place.asya(&["failed", "--limit", "25"]);
+    assert_eq!(text(&output.stdout).lines().count(), 26);
+    assert!(!text(&output.stderr).contains("shown;"), "{}", text(&output.stderr));
+    assert!(place.fails(&["failed", "--limit", "0"]).contains("'--limit <N>'"));
+    for args in [&["failed", "--dead", "wrok"][..], &["queues", "wrok"]] {
+        let output = place.asya(args);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(said.contains("there is no queue asya-default-wrok") && said.contains("did you mean: work"), "{said}");
+    }
 }
