@@ -192,17 +192,18 @@ class Channel:
     def ring(self) -> None:
         """Ring for all that was posted."""
         with self.lock:
-            count = self.posted - self.rung
-            if count and not self.lost:
-                os.write(self._complete_bell, layout.DOORBELL.pack(count))
-                self.rung = self.posted
+            # Read once: more may be posted, without the lock, while the system call below lets other threads run.
+            posted = self.posted
+            if posted != self.rung and not self.lost:
+                os.write(self._complete_bell, layout.DOORBELL.pack(posted - self.rung))
+                self.rung = posted
 
     def after_call(self, now_ns: int, elapsed_ns: int) -> None:
         """Ring if it is time.
 
-        Nobody can ring while a call runs, so before a long one all should have been rung for; but how long the next
-        takes is not known. A long call therefore buys bells for the calls that follow it: as many as fit into its own
-        time, so that they never cost more than the calls themselves.
+        Before a long call all should have been rung for; but how long the next takes is not known, and `watch` rings
+        late. A long call therefore buys bells for the calls that follow it: as many as fit into its own time, so that
+        they never cost more than the calls themselves.
         """
         if elapsed_ns > BELL_NS:
             self.eager = min(elapsed_ns // BELL_COST_NS, 1 << 20)

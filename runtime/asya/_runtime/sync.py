@@ -18,6 +18,7 @@ from .failures import ResultTooLargeError
 from .layout import COMPLETION_BODY, ENTRY_BYTES, LAST, MORE, REFUSE, RESULT, ROOM, Submission
 from .packets import Corrupt
 from .running import Desk, is_command
+from .watch import BellWatch
 
 
 def wait_for_room(call: Call, needs: int) -> None:
@@ -56,7 +57,11 @@ def serve(desk: Desk) -> None:
     elif desk.handler.kind == "generator":
         serve_generators(desk)
     else:
-        serve_functions(desk)
+        watch = BellWatch(desk.channel)
+        try:
+            serve_functions(desk, watch)
+        finally:
+            watch.stop()
 
 
 def next_entry(channel: Channel) -> Submission:
@@ -69,7 +74,7 @@ def next_entry(channel: Channel) -> Submission:
     return pending.popleft()
 
 
-def serve_functions(desk: Desk) -> None:
+def serve_functions(desk: Desk, watch: BellWatch) -> None:
     """The hot path."""
     channel, codec = desk.channel, desk.codec
     handler, loads, dumps = desk.handler.call, codec.loads, codec.dumps
@@ -86,6 +91,8 @@ def serve_functions(desk: Desk) -> None:
                 channel.ring()
             channel.wait()
             continue
+        if channel.oldest_ns > watch.due_ns and channel.posted != channel.rung:
+            watch.put_off()
         entry = pop()
         _, _, _, blobs, number, start, length, _, _, _, _, room_at, room_len = entry
         call.entry = entry
@@ -180,17 +187,21 @@ def run_generator(desk: Desk, call: Call) -> None:
     generator: Any = None
     try:
         generator = desk.handler.call(desk.payload(call))
-        answer = None
+        resume: Any = generator.send
+        answer: Any = None
         while True:
             try:
-                value = generator.send(answer)
+                value = resume(answer)
             except StopIteration:
                 break
-            answer = None
+            resume, answer = generator.send, None
             if value is None:
                 continue
             if is_command(value):
-                answer = desk.command(call, value)
+                try:
+                    answer = desk.command(call, value)
+                except Exception as error:  # raised where it was yielded, so that the handler can catch it
+                    resume, answer = generator.throw, error
                 continue
             document = desk.codec.dumps(value)
             value = None
@@ -268,6 +279,8 @@ def run_batch(desk: Desk, calls: Sequence[Call]) -> int:
     live = decode_batch(desk, calls, payloads)
     if not live:
         return 0
+    # Nobody knows how long the handler will take.
+    desk.channel.ring()
     token = current.set(live)
     started = time.monotonic_ns()
     meta = b""
