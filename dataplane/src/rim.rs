@@ -6,6 +6,7 @@
 mod memory;
 mod packet;
 mod peer;
+mod seat;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -25,8 +26,9 @@ use tokio::io::unix::AsyncFd;
 use crate::drive::{Call, Rim};
 use crate::flow::{Death, MessageId, OutputId, Store, WorkerEvent, WorkerId};
 use memory::{SharedMemory, Sizes};
-use packet::{FromPeer, ToPeer, VERSION};
+use packet::{Alive, FromPeer, ToPeer, VERSION};
 use peer::{Packet, Peer};
+use seat::{Hello, Seat};
 use worker::Attached;
 
 /// Calls ahead of those that run, per worker: what the core gives at most, rounded up.
@@ -63,37 +65,10 @@ pub struct RimSettings {
     pub timeout: Duration,
 }
 
-/// The process of one index.
-#[derive(Default)]
-struct Seat {
-    /// Of the process that is there or under way.
-    generation: u32,
-    attached: Option<Attached>,
-    peer: Option<Peer>,
-    /// It was killed for this, and the supervisor starts its replacement by itself.
-    killed: Option<Death>,
-    /// The supervisor runs it, as far as it has told.
-    running: bool,
-    /// The core has heard of its death.
-    told: bool,
-    /// The core wants a replacement.
-    wanted: bool,
-    /// It hung up, and the supervisor has not told its death yet.
-    hung_up: Option<Instant>,
-    /// Since when nothing runs on it though something waits.
-    wedged: Option<Instant>,
-}
-
-impl Seat {
-    fn id(&self, index: u16) -> WorkerId {
-        WorkerId { index, generation: self.generation }
-    }
-
-    /// The supervisor was told to run the next process.
-    fn next_process(&mut self) {
-        self.generation += 1;
-        *self = Self { generation: self.generation, running: true, ..Self::default() };
-    }
+/// The supervisor that is connected.
+struct Supervisor {
+    peer: Peer,
+    pid: u32,
 }
 
 /// The rim over real shared memory.
@@ -101,7 +76,7 @@ pub struct SharedRim {
     settings: RimSettings,
     memory: SharedMemory,
     listener: AsyncFd<Listener>,
-    supervisor: Option<Peer>,
+    supervisor: Option<Supervisor>,
     strangers: Vec<Peer>,
     seats: Vec<Seat>,
     /// Events that arose outside a poll.
@@ -167,24 +142,32 @@ impl SharedRim {
                 Poll::Pending => at += 1,
                 Poll::Ready(packet) => {
                     let peer = self.strangers.remove(at);
-                    self.introduced(peer, packet);
+                    self.introduced(peer, packet, cx);
                 }
             }
         }
     }
 
-    fn introduced(&mut self, peer: Peer, packet: Packet) {
+    fn introduced(&mut self, peer: Peer, packet: Packet, cx: &mut Context<'_>) {
         match packet {
-            Packet::Said(FromPeer::Supervisor { version, python, workers }) if version == VERSION => {
-                tracing::info!(python, "the runtime is here");
-                self.welcome_supervisor(peer, &workers.iter().map(|w| w.worker).collect::<Vec<_>>());
+            Packet::Said(FromPeer::Supervisor { version, pid, python, workers }) if version == VERSION => {
+                // The one before may be gone, and not have been seen to go.
+                self.poll_supervisor(cx);
+                if let Some(other) = &self.supervisor {
+                    let other = other.pid;
+                    tracing::error!(pid, other, "a second runtime dialled, and was refused: another one is attached");
+                    refuse(&peer, format!("another runtime (pid {other}) is attached"), true);
+                    return;
+                }
+                tracing::info!(python, pid, "the runtime is here");
+                self.welcome_supervisor(Supervisor { peer, pid }, &workers);
             }
-            Packet::Said(FromPeer::Worker { version, worker, generation }) if version == VERSION => {
-                self.attach(peer, worker, generation);
+            Packet::Said(FromPeer::Worker { version, worker, generation, pid }) if version == VERSION => {
+                self.attach(peer, Hello { index: worker, generation, pid });
             }
             Packet::Said(FromPeer::Supervisor { version, .. } | FromPeer::Worker { version, .. }) => {
                 tracing::error!(version, wanted = VERSION, "the runtime speaks another version: update both together");
-                peer.send(&ToPeer::Refused { why: format!("version {version}, wanted {VERSION}") }, &[]).ok();
+                refuse(&peer, format!("version {version}, wanted {VERSION}"), false);
             }
             Packet::End => {}
             Packet::Said(said) => tracing::warn!(?said, "a peer did not say who it is, and was dropped"),
@@ -192,47 +175,49 @@ impl SharedRim {
         }
     }
 
-    fn welcome_supervisor(&mut self, peer: Peer, alive: &[u16]) {
+    fn welcome_supervisor(&mut self, supervisor: Supervisor, alive: &[Alive]) {
         for index in 0..self.seats.len() as u16 {
-            let kept = alive.contains(&index);
+            let pid = alive.iter().find(|w| w.worker == index).map(|w| w.pid);
             let seat = &mut self.seats[usize::from(index)];
             // A worker that an earlier supervisor left behind is no longer anybody's to kill.
-            if !kept && seat.attached.is_some() {
+            if seat.attached.is_some() && pid != Some(seat.pid) {
                 self.bury(index, Death::Detached);
             }
-            let seat = &mut self.seats[usize::from(index)];
-            if seat.attached.is_none() {
-                seat.next_process();
-            }
+            self.seats[usize::from(index)].supervised(pid);
         }
         let generations = self.seats.iter().map(|s| s.generation).collect();
         let start = ToPeer::Start { workers: self.settings.workers, generations };
-        if let Err(error) = peer.send(&start, &[]) {
+        if let Err(error) = supervisor.peer.send(&start, &[]) {
             tracing::warn!(%error, "the supervisor did not take its orders");
             return;
         }
-        self.supervisor = Some(peer);
-        // An earlier supervisor connection may have been lost before it heard this.
+        self.supervisor = Some(supervisor);
         for index in 0..self.seats.len() as u16 {
+            // An earlier supervisor connection may have been lost before it heard this.
             if self.seats[usize::from(index)].killed.is_some() {
                 self.order_kill(index);
+            }
+            if let Some((peer, hello)) = self.seats[usize::from(index)].early.take() {
+                self.attach(peer, hello);
             }
         }
     }
 
-    /// A worker says who it is. Generation 0 is one that kept its model while the sidecar was replaced.
-    fn attach(&mut self, peer: Peer, index: u16, generation: u32) {
+    /// A worker says who it is.
+    fn attach(&mut self, peer: Peer, hello: Hello) {
+        let index = hello.index;
         let Some(seat) = self.seats.get_mut(usize::from(index)) else {
-            peer.send(&ToPeer::Refused { why: format!("no worker {index} is wanted") }, &[]).ok();
+            refuse(&peer, format!("no worker {index} is wanted"), false);
             return;
         };
-        if seat.attached.is_some() || (generation != seat.generation && generation != 0) {
-            let why = format!("generation {generation} of worker {index} is stale; {} is due", seat.generation);
-            peer.send(&ToPeer::Refused { why }, &[]).ok();
+        if self.supervisor.is_none() && seat.is_unknown(hello) {
+            seat.early = Some((peer, hello));
             return;
         }
-        if generation == 0 && seat.generation == 0 {
-            seat.generation = 1;
+        if let Some(why) = seat.refusal(hello) {
+            tracing::warn!(worker = index, why, "a worker was refused");
+            refuse(&peer, why, false);
+            return;
         }
         let id = seat.id(index);
         let attached = Attached::new(id, &mut self.memory, self.settings.timeout).and_then(|attached| {
@@ -249,19 +234,19 @@ impl SharedRim {
         match attached {
             Ok(attached) => {
                 seat.attached = Some(attached);
-                seat.peer = Some(peer);
+                (seat.peer, seat.pid, seat.kept) = (Some(peer), hello.pid, None);
                 seat.running = true;
             }
             Err(error) => {
                 tracing::error!(%error, worker = index, "a worker could not be attached");
-                peer.send(&ToPeer::Refused { why: error.to_string() }, &[]).ok();
+                refuse(&peer, error.to_string(), false);
             }
         }
     }
 
     fn poll_supervisor(&mut self, cx: &mut Context<'_>) {
-        while let Some(peer) = &mut self.supervisor {
-            match peer.poll(cx) {
+        while let Some(supervisor) = &mut self.supervisor {
+            match supervisor.peer.poll(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Packet::Said(FromPeer::Drain {})) => self.pending.push(WorkerEvent::DrainAsked),
                 Poll::Ready(Packet::Said(FromPeer::Died { worker, generation, exit_code, signal, oom })) => {
@@ -426,12 +411,17 @@ impl SharedRim {
     fn tell_supervisor(&mut self, packet: &ToPeer) {
         // Without a supervisor there is nothing to do: the next one is told to start everything.
         if let Some(supervisor) = &self.supervisor
-            && let Err(error) = supervisor.send(packet, &[])
+            && let Err(error) = supervisor.peer.send(packet, &[])
         {
             tracing::error!(%error, "the supervisor does not take its orders, and was dropped");
             self.supervisor = None;
         }
     }
+}
+
+/// Tells a peer that it is not wanted. It hears that before the end of file that follows.
+fn refuse(peer: &Peer, why: String, retry: bool) {
+    peer.send(&ToPeer::Refused { why, retry }, &[]).ok();
 }
 
 /// Tells the reactor to watch a descriptor for reading.

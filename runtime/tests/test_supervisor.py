@@ -368,6 +368,37 @@ def test_a_worker_that_is_refused_ends(sidecar):
     assert "stale generation" in one.stderr
 
 
+def test_a_runtime_that_is_refused_for_another_one_waits_for_its_place(sidecar):
+    one = sidecar(ECHO)
+    for _ in range(2):
+        one.meet_supervisor()
+        one.supervisor.send({"type": "refused", "why": "another runtime (pid 7) is attached", "retry": True})
+        with pytest.raises(Gone):
+            one.supervisor.receive()
+    one.meet_supervisor()
+    one.start_workers()
+    assert one.meet_worker().one(1).document == 1
+    assert one.stderr.count("another runtime (pid 7) is attached") == 1, "it is not said each time"
+
+
+def test_a_runtime_that_waits_for_its_place_can_be_terminated(sidecar):
+    one = sidecar(ECHO)
+    one.meet_supervisor()
+    one.supervisor.send({"type": "refused", "why": "another runtime (pid 7) is attached", "retry": True})
+    with pytest.raises(Gone):
+        one.supervisor.receive()
+    one.process.terminate()
+    assert one.process.wait(WATCHDOG_SECONDS) == 0
+
+
+def test_a_runtime_that_is_refused_for_good_ends(sidecar):
+    one = sidecar(ECHO)
+    one.meet_supervisor()
+    one.supervisor.send({"type": "refused", "why": "version 1, wanted 2", "retry": False})
+    assert one.process.wait(WATCHDOG_SECONDS) == 1
+    assert "version 1, wanted 2" in one.stderr
+
+
 def test_what_the_sidecar_says_and_is_not_understood(sidecar):
     one = sidecar(ECHO)
     one.meet_supervisor()

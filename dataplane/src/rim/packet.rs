@@ -15,6 +15,8 @@ pub(super) enum FromPeer {
     Supervisor {
         version: u32,
         #[serde(default)]
+        pid: u32,
+        #[serde(default)]
         python: String,
         #[serde(default)]
         workers: Vec<Alive>,
@@ -33,7 +35,13 @@ pub(super) enum FromPeer {
     /// The supervisor was told to end.
     Drain {},
     /// First packet of a worker.
-    Worker { version: u32, worker: u16, generation: u32 },
+    Worker {
+        version: u32,
+        worker: u16,
+        generation: u32,
+        #[serde(default)]
+        pid: u32,
+    },
     /// A worker has loaded its handler.
     Ready {
         concurrency: u16,
@@ -50,6 +58,7 @@ pub(super) enum FromPeer {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Alive {
     pub(super) worker: u16,
+    pub(super) pid: u32,
 }
 
 /// An exception as the runtime describes it.
@@ -106,8 +115,8 @@ pub(super) enum ToPeer {
         complete_ring: Ring,
         max_result_bytes: u64,
     },
-    /// To a worker: not under this version or generation.
-    Refused { why: String },
+    /// To any peer: not as it is. `retry`: later, perhaps.
+    Refused { why: String, retry: bool },
 }
 
 /// Where a ring lies.

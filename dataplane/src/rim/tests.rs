@@ -150,3 +150,95 @@ fn the_successor_of_a_killed_worker_counts_as_running() {
         drop(peer);
     });
 }
+
+/// A first packet of worker 0 that kept its handler.
+fn keeper(pid: u32) -> Value {
+    json!({"type": "worker", "version": 1, "worker": 0, "generation": 0, "pid": pid})
+}
+
+#[test]
+fn only_the_process_that_the_supervisor_names_attaches_again() {
+    with_bench("keeps", |mut bench| async move {
+        let first = bench.dial(&supervisor(&json!([])));
+        assert_eq!(bench.hear(&first).await["generations"], json!([1]));
+        let none = bench.dial(&keeper(2));
+        let why = "the runtime does not say that process 2 is its worker 0 and kept its handler";
+        assert_eq!(bench.hear(&none).await["why"], why, "a process under way has a generation");
+        drop(first);
+        bench.until(|b| b.rim.supervisor.is_none()).await;
+        let second = bench.dial(&supervisor(&json!([{"worker": 0, "pid": 2}])));
+        assert_eq!(bench.hear(&second).await["generations"], json!([2]));
+        let other = bench.dial(&keeper(3));
+        assert_eq!(bench.hear(&other).await["type"], "refused", "another process");
+        let kept = bench.dial(&keeper(2));
+        let attach = bench.hear(&kept).await;
+        assert_eq!((&attach["type"], &attach["generation"]), (&json!("attach"), &json!(2)));
+        let again = bench.dial(&keeper(2));
+        let why = "worker 0 is attached already, as process 2; this is process 2";
+        assert_eq!(bench.hear(&again).await["why"], why);
+        drop(kept);
+        bench.until(|b| !b.events.is_empty()).await;
+        let late = bench.dial(&keeper(2));
+        assert_eq!(bench.hear(&late).await["type"], "refused", "it has attached once");
+    });
+}
+
+#[test]
+fn a_worker_that_attaches_again_before_the_supervisor_waits_for_its_word() {
+    for (named, answer) in [(json!([{"worker": 0, "pid": 2}]), "attach"), (json!([]), "refused")] {
+        with_bench(&format!("early-{answer}"), |mut bench| async move {
+            let kept = bench.dial(&keeper(2));
+            bench.until(|b| b.rim.seats[0].early.is_some()).await;
+            let supervisor = bench.dial(&supervisor(&named));
+            assert_eq!(bench.hear(&supervisor).await["type"], "start");
+            assert_eq!(bench.hear(&kept).await["type"], answer);
+            assert!(bench.rim.seats[0].early.is_none());
+        });
+    }
+}
+
+#[test]
+fn a_worker_of_an_earlier_supervisor_is_not_taken_for_one_of_the_next() {
+    with_bench("orphan", |mut bench| async move {
+        let first = bench.dial(&supervisor(&json!([])));
+        bench.hear(&first).await;
+        let orphan = bench.dial(&worker(1));
+        bench.hear(&orphan).await;
+        drop(first);
+        bench.until(|b| b.rim.supervisor.is_none()).await;
+        let second = bench.dial(&supervisor(&json!([{"worker": 0, "pid": 3}])));
+        assert_eq!(bench.hear(&second).await["generations"], json!([2]));
+        let worker = WorkerId { index: 0, generation: 1 };
+        assert_eq!(bench.events, [WorkerEvent::Died { worker, death: Death::Detached }]);
+        let kept = bench.dial(&keeper(3));
+        assert_eq!(bench.hear(&kept).await["type"], "attach");
+    });
+}
+
+#[test]
+fn a_second_supervisor_is_refused_while_the_first_is_connected() {
+    with_bench("second", |mut bench| async move {
+        let first = bench.dial(&supervisor(&json!([])));
+        bench.hear(&first).await;
+        let peer = bench.dial(&worker(1));
+        bench.hear(&peer).await;
+        let second = bench.dial(&json!({"type": "supervisor", "version": 1, "pid": 9, "workers": []}));
+        let refused = bench.hear(&second).await;
+        assert_eq!(refused, json!({"type": "refused", "why": "another runtime (pid 1) is attached", "retry": true}));
+        bench.rim.kill(WorkerId { index: 0, generation: 1 }, Death::TimedOut);
+        assert_eq!(bench.hear(&first).await["type"], "kill", "the first is still obeyed, and its worker attached");
+        assert_eq!(bench.events, []);
+        drop(first);
+        let third = bench.dial(&supervisor(&json!([])));
+        assert_eq!(bench.hear(&third).await["type"], "start", "though nobody has looked since the first went");
+    });
+}
+
+#[test]
+fn a_runtime_of_another_version_is_refused_for_good() {
+    with_bench("version", |mut bench| async move {
+        let other = bench.dial(&json!({"type": "supervisor", "version": 2, "pid": 9}));
+        let refused = bench.hear(&other).await;
+        assert_eq!(refused, json!({"type": "refused", "why": "version 2, wanted 1", "retry": false}));
+    });
+}

@@ -25,7 +25,9 @@ from .settings import Settings
 # Dialling: quickly at first, because the sidecar usually starts at the same time.
 DIAL_FIRST_SECONDS = 0.02
 DIAL_MOST_SECONDS = 0.5
-# How often to say that the sidecar is not there yet.
+# How long to wait after a sidecar has said that another runtime is attached to it. That one may be just ending.
+REFUSED_SECONDS = 1.0
+# How often to say that the sidecar is not there yet, or not to be had.
 SAY_WAITING_EVERY_SECONDS = 10.0
 # What is kept of the grace period for stopping the workers.
 STOP_RESERVE_SECONDS = 2.0
@@ -78,6 +80,7 @@ class Supervisor:
         self._dial_delay = DIAL_FIRST_SECONDS
         self._dialling_since = time.monotonic()
         self._next_say = self._dialling_since + 1.0
+        self._next_say_refused = 0.0
         self._wake, wake_writer = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake_writer, False)
@@ -180,8 +183,19 @@ class Supervisor:
         elif kind == "drained":
             self._exit = 0
         elif kind == "refused":
-            self._say(f"the sidecar refused this runtime: {packet.get('why')}")
+            self._refused(str(packet.get("why")), bool(packet.get("retry")))
+
+    def _refused(self, why: str, retry: bool) -> None:
+        now = time.monotonic()
+        if not retry:
+            self._say(f"the sidecar refused this runtime: {why}")
             self._exit = 1
+            return
+        if now >= self._next_say_refused:
+            self._next_say_refused = now + SAY_WAITING_EVERY_SECONDS
+            self._say(f"the sidecar refused this runtime, which dials again until it is taken: {why}")
+        self._lose_sidecar()
+        self._next_dial = now + REFUSED_SECONDS
 
     def _start(self, workers: int, generations: List[Any], config: Dict[str, Any]) -> None:
         for name, value in config.items():
