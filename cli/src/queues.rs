@@ -156,9 +156,14 @@ pub async fn status(args: &Status) -> Result<(), Error> {
     let record = home.record().filter(|_| home.is_taken()).ok_or_else(|| Error::NoBroker(home.dir().to_owned()))?;
     let mut table = Table::new(["ACTOR", "READY", "PROCESSED", "FAILED", "IN FLIGHT", "P50", "P99", "METRICS"]);
     let mut rows = Vec::new();
+    let mut reasons = String::new();
     for actor in record.actors {
         let page = scrape::get(&actor.metrics, "/metrics").await.filter(|(status, _)| *status == 200);
         let ready = scrape::get(&actor.metrics, "/readyz").await.is_some_and(|(status, _)| status == 200);
+        let unloadable = actor.unloadable.filter(|_| !ready);
+        if let Some(why) = &unloadable {
+            reasons.push_str(&format!("{}: the handler cannot be loaded: {why}\n", actor.name));
+        }
         let counts = page.map(|(_, page)| Counts::of(&scrape::parse(&page)));
         let count = |pick: fn(&Counts) -> f64| counts.as_ref().map(|c| pick(c) as u64);
         let quantile = |q: f64| counts.as_ref().and_then(|c| c.duration.quantile(q));
@@ -173,7 +178,7 @@ pub async fn status(args: &Status) -> Result<(), Error> {
             format!("http://{}/metrics", actor.metrics),
         ]);
         rows.push(serde_json::json!({
-            "actor": actor.name, "queue": actor.queue, "metrics": actor.metrics, "ready": ready,
+            "actor": actor.name, "queue": actor.queue, "metrics": actor.metrics, "ready": ready, "unloadable": unloadable,
             "processed": count(|c| c.processed), "failed": count(|c| c.failed), "in_flight": count(|c| c.active),
             "p50_seconds": quantile(0.5), "p99_seconds": quantile(0.99),
         }));
@@ -183,6 +188,6 @@ pub async fn status(args: &Status) -> Result<(), Error> {
         let status = serde_json::json!({"namespace": record.namespace, "broker": broker, "actors": rows});
         out::line(&status.to_string())
     } else {
-        out::print(&table.to_string())
+        out::print(&format!("{table}{reasons}"))
     }
 }

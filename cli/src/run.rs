@@ -6,6 +6,7 @@
 mod child;
 mod plan;
 mod progress;
+mod traceback;
 mod watch;
 
 use crate::args;
@@ -100,15 +101,21 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     if let Some(hosted) = &hosted {
         hosted.keep(&sinks, args.keep)?;
     }
-    home.write_record(&Record {
+    let record = Record {
         pid: std::process::id(),
         namespace: target.namespace.clone(),
         broker: at.clone(),
         actors: plans
             .iter()
-            .map(|p| ActorAt { name: p.name.clone(), queue: p.queue.clone(), metrics: p.metrics.clone() })
+            .map(|p| ActorAt {
+                name: p.name.clone(),
+                queue: p.queue.clone(),
+                metrics: p.metrics.clone(),
+                unloadable: None,
+            })
             .collect(),
-    })?;
+    };
+    home.write_record(&record)?;
 
     let screen = Screen::new(&names);
     for note in plan::notes(&found) {
@@ -127,7 +134,7 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
         client,
         until_idle: args.until_idle,
     };
-    let outcome = Running { screen, specs }.until_stopped(watching, &target).await;
+    let outcome = Running { screen, specs, home, record }.until_stopped(watching, &target).await;
     if let Some(hosted) = hosted {
         hosted.stop()?;
     }
@@ -192,6 +199,8 @@ fn processes(plan: &ActorPlan, runtime: &Path, grace: Duration) -> [Spec; 2] {
 struct Running {
     screen: Screen,
     specs: Vec<Spec>,
+    home: Home,
+    record: Record,
 }
 
 impl Running {
@@ -262,9 +271,24 @@ impl Running {
                 self.screen.say_of(&actor, "|", text);
             }
             Line::About(actor, text) => self.screen.say_of(&actor, ":", &text),
+            Line::Unloadable(actor, why) => self.note_unloadable(&actor, why),
             Line::Hopeless(actor, why) => return Some(format!("{actor}: {why}")),
         }
         None
+    }
+
+    /// Says it once, and keeps it for `asya status`.
+    fn note_unloadable(&mut self, actor: &str, why: String) {
+        let Some(at) = self.record.actors.iter_mut().find(|at| at.name == actor) else { return };
+        if at.unloadable.as_ref() == Some(&why) {
+            return;
+        }
+        let text = format!("the handler cannot be loaded: {why}");
+        at.unloadable = Some(why);
+        self.screen.say_of(actor, ":", &text);
+        if let Err(error) = self.home.write_record(&self.record) {
+            self.screen.say(&format!("`asya status` will not know why: {error}"));
+        }
     }
 
     /// Says what an interrupt does now.

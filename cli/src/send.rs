@@ -338,7 +338,7 @@ impl Results {
                     let waited = asya_manifest::units::GoDuration(self.idle_max);
                     let failures = if failed == 0 { String::new() } else { format!(" ({failed} of them failed)") };
                     return Err(Error::Failed(format!(
-                        "{got} of {} results came{failures}, and none for {waited}\n  = `asya failed` and `asya queues` show where messages are",
+                        "{got} of {} results came{failures}, and none for {waited}\n  = `asya status`, `asya failed` and `asya queues` show where messages are and why",
                         self.expect
                     )));
                 }

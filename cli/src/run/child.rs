@@ -3,6 +3,7 @@
 //! Takes a command and a signal of how far stopping has come; gives lines to print. Blocks on the process. On failure
 //! to start: the same as a death, a line and another try.
 
+use super::traceback::{Tracebacks, unloadable};
 use crate::retry::Backoff;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -67,6 +68,8 @@ pub enum Line {
     From(String, String),
     /// About this actor.
     About(String, String),
+    /// The handler of this actor cannot be loaded, and why.
+    Unloadable(String, String),
     /// This actor cannot run: everything stops.
     Hopeless(String, String),
 }
@@ -201,6 +204,7 @@ async fn copy(actor: String, stream: impl AsyncRead + Unpin, lines: mpsc::Sender
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     let mut cut = false;
+    let mut tracebacks = Tracebacks::default();
     while let Ok(available) = reader.fill_buf().await {
         if available.is_empty() {
             break;
@@ -212,20 +216,36 @@ async fn copy(actor: String, stream: impl AsyncRead + Unpin, lines: mpsc::Sender
         cut |= text.len() > room;
         line.extend_from_slice(text.get(..room.min(text.len())).unwrap_or_default());
         reader.consume(taken);
-        if end.is_some() && send_line(&actor, &mut line, &mut cut, &lines).await.is_err() {
-            return;
+        if end.is_some() {
+            let shown = tracebacks.take(whole(&mut line, &mut cut));
+            if send_lines(&actor, shown, &lines).await.is_err() {
+                return;
+            }
         }
     }
-    if !line.is_empty() {
-        let _ = send_line(&actor, &mut line, &mut cut, &lines).await;
-    }
+    let mut shown = if line.is_empty() { Vec::new() } else { tracebacks.take(whole(&mut line, &mut cut)) };
+    shown.append(&mut tracebacks.rest());
+    // Nobody reads any more only when everything ends.
+    let _ = send_lines(&actor, shown, &lines).await;
 }
 
-async fn send_line(actor: &str, line: &mut Vec<u8>, cut: &mut bool, lines: &mpsc::Sender<Line>) -> Result<(), ()> {
+/// The text of a line, which begins anew.
+fn whole(line: &mut Vec<u8>, cut: &mut bool) -> String {
     let mut text = String::from_utf8_lossy(line).trim_end().to_owned();
     if std::mem::take(cut) {
         text.push('…');
     }
     line.clear();
-    lines.send(Line::From(actor.to_owned(), text)).await.map_err(drop)
+    text
+}
+
+async fn send_lines(actor: &str, texts: Vec<String>, lines: &mpsc::Sender<Line>) -> Result<(), ()> {
+    for text in texts {
+        let line = match unloadable(&text) {
+            Some(why) => Line::Unloadable(actor.to_owned(), why),
+            None => Line::From(actor.to_owned(), text),
+        };
+        lines.send(line).await.map_err(drop)?;
+    }
+    Ok(())
 }

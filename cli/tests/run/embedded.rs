@@ -94,6 +94,15 @@ fn a_handler_that_does_not_import_is_told_and_its_messages_wait() {
     place.ok(&["send", "work", r#"{"x":1}"#]);
     assert_eq!(place.ready("work"), Some(1));
     assert_eq!(place.ready("x-sump"), Some(0));
+    // Tried again and again, it is told in full once, and why the actor is not ready can be asked.
+    place.wait_for("another try", || {
+        place.log().contains("ModuleNotFoundError: No module named 'no_such_module_anywhere' (again, as above)")
+    });
+    assert_eq!(place.log().matches("import no_such_module_anywhere").count(), 1, "{}", place.log());
+    assert_eq!(place.log().matches("the handler cannot be loaded: ModuleNotFoundError").count(), 1, "{}", place.log());
+    let status = place.ok(&["status"]);
+    let why = "work: the handler cannot be loaded: ModuleNotFoundError: No module named 'no_such_module_anywhere'";
+    assert!(status.contains(why), "{status}");
     // Mended, it goes on by itself.
     std::fs::write(place.path("work.py"), "def run(payload):\n    return payload\n").unwrap();
     place.wait_for("the message at its end", || place.ready("x-sink") == Some(1));
