@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit status of a command that was used wrongly (`EX_USAGE`), as the sidecar's for its configuration.
-const USAGE: u8 = 64;
+pub const USAGE: u8 = 64;
 
 /// Exit status of a command whose standard output was closed while it had more to say: as if SIGPIPE had ended it.
 const CLOSED: u8 = 128 + 13;

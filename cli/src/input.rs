@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::message::Content;
+use crate::out;
 use serde_json::value::RawValue;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -103,12 +104,19 @@ fn standard_input() -> Result<Vec<Source>, Error> {
 
 fn directory(folder: &Path) -> Result<Vec<Source>, Error> {
     let mut paths = Vec::new();
+    let mut skipped = 0_u64;
     for entry in fs::read_dir(folder).map_err(Error::file(folder))? {
         let path = entry.map_err(Error::file(folder))?.path();
         let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
         if path.is_file() && !hidden {
             paths.push(path);
+        } else {
+            skipped += 1;
         }
+    }
+    if skipped > 0 {
+        let entries = if skipped == 1 { "entry" } else { "entries" };
+        out::note(&format!("{}: {skipped} {entries} skipped: hidden, or not a file", folder.display()));
     }
     if paths.is_empty() {
         return Err(Error::Usage(format!("{}: there is no file in this directory", folder.display())));

@@ -37,7 +37,14 @@ const CANNOT_EXECUTE: u8 = 126;
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help that nobody reads is no failure.
+            drop(told.print());
+            return if told.use_stderr() { ExitCode::from(error::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     match cli.command {
         Command::Sidecar { .. } => asya_dataplane::run_from_env(),
         Command::Exec { parent, command } => exec(parent, &command),

@@ -82,6 +82,12 @@ fn inputs_that_are_not_json_are_told_before_any_broker_is_asked() {
     let (status, _, error) = asya(folder.path(), &["send", "a", "{name: 1}"]);
     assert_eq!(status, 64);
     assert!(error.contains("this input is not JSON: key must be a string at line 1 column 2"), "{error}");
+    let inputs = folder.path().join("inputs");
+    fs::create_dir_all(inputs.join("inside")).unwrap();
+    fs::write(inputs.join(".hidden"), "").unwrap();
+    fs::write(inputs.join("a.txt"), "a").unwrap();
+    let (_, _, error) = asya(folder.path(), &["send", "a", "inputs"]);
+    assert!(error.contains("inputs: 2 entries skipped: hidden, or not a file"), "{error}");
     fs::write(folder.path().join("many.jsonl"), "{}\n{\"a\":}\n").unwrap();
     let (status, _, error) = asya(folder.path(), &["send", "a", "many.jsonl"]);
     assert_eq!(status, 64);
@@ -107,6 +113,26 @@ fn init_writes_what_run_accepts_and_overwrites_nothing() {
     let (status, _, error) = asya(folder.path(), &["init", "Text"]);
     assert_eq!(status, 64);
     assert!(error.contains("an actor cannot be called \"Text\""), "{error}");
+}
+
+#[test]
+fn every_mistake_on_the_command_line_ends_with_64() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &[][..],
+        &["nosuch"],
+        &["send"],
+        &["send", "a", "{}", "--timeout", "soon", "--wait"],
+        &["failed", "--limit", "0"],
+    ] {
+        let (status, out, error) = asya(folder.path(), args);
+        assert_eq!((status, out.as_str()), (64, ""), "{args:?}");
+        assert!(error.contains("Usage: asya") || error.contains("--help"), "{args:?}: {error}");
+    }
+    for args in [&["--version"][..], &["--help"], &["send", "--help"]] {
+        let (status, out, error) = asya(folder.path(), args);
+        assert!(status == 0 && !out.is_empty() && error.is_empty(), "{args:?}: {status} {error}");
+    }
 }
 
 #[test]
