@@ -77,6 +77,8 @@ pub struct SharedRim {
     memory: SharedMemory,
     listener: AsyncFd<Listener>,
     supervisor: Option<Supervisor>,
+    /// The last second supervisor, which dials again and again: it is told of once.
+    refused: u32,
     strangers: Vec<Peer>,
     seats: Vec<Seat>,
     /// Events that arose outside a poll.
@@ -103,7 +105,16 @@ impl SharedRim {
         })?;
         let listener = watch(Listener::bind(socket)?)?;
         let seats = (0..settings.workers).map(|_| Seat::default()).collect();
-        Ok(Self { settings, memory, listener, supervisor: None, strangers: Vec::new(), seats, pending: Vec::new() })
+        Ok(Self {
+            settings,
+            memory,
+            listener,
+            supervisor: None,
+            refused: 0,
+            strangers: Vec::new(),
+            seats,
+            pending: Vec::new(),
+        })
     }
 
     /// The shared memory, for metrics.
@@ -155,7 +166,13 @@ impl SharedRim {
                 self.poll_supervisor(cx);
                 if let Some(other) = &self.supervisor {
                     let other = other.pid;
-                    tracing::error!(pid, other, "a second runtime dialled, and was refused: another one is attached");
+                    if std::mem::replace(&mut self.refused, pid) != pid {
+                        tracing::error!(
+                            pid,
+                            other,
+                            "a second runtime dialled, and is refused: another one is attached"
+                        );
+                    }
                     refuse(&peer, format!("another runtime (pid {other}) is attached"), true);
                     return;
                 }
