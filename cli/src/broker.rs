@@ -6,12 +6,13 @@
 use crate::args::Place;
 use crate::client::Client;
 use crate::error::Error;
-use crate::home::{BrokerAt, Home};
+use crate::home::{BrokerAt, Home, Record};
 use crate::hosted;
 use asya_envelope::names::{SINK, SUMP, dead_letter, queue_name};
 use asya_transport::Transport;
 use asya_transport::rabbitmq::admin::Admin;
 use asya_transport::rabbitmq::{RabbitMq, RabbitMqConfig};
+use std::collections::BTreeMap;
 
 /// A broker and what is known of its use.
 #[derive(Clone, Debug)]
@@ -22,6 +23,12 @@ pub struct Target {
     pub broker: BrokerAt,
     /// Actors that run there, as far as is known here.
     pub actors: Vec<String>,
+    /// The largest message that each of them takes, as far as is known here.
+    pub message_bytes_max: BTreeMap<String, u64>,
+}
+
+fn limits(record: &Record) -> BTreeMap<String, u64> {
+    record.actors.iter().filter_map(|at| Some((at.name.clone(), at.message_bytes_max?))).collect()
 }
 
 /// Finds the broker: the one that was named, or the one of the `asya run` of the data folder.
@@ -36,11 +43,14 @@ pub fn target(place: &Place) -> Result<Target, Error> {
             // What runs here is of use only when it runs on that broker.
             let record = record.filter(|record| record.broker == broker);
             let actors = record.iter().flat_map(|r| r.actors.iter().map(|a| a.name.clone())).collect();
-            Ok(Target { namespace: namespace(record.map(|r| r.namespace)), broker, actors })
+            let message_bytes_max = record.as_ref().map(limits).unwrap_or_default();
+            Ok(Target { namespace: namespace(record.map(|r| r.namespace)), broker, actors, message_bytes_max })
         }
         (None, Some(record)) => {
+            let message_bytes_max = limits(&record);
             let actors = record.actors.into_iter().map(|a| a.name).collect();
-            Ok(Target { namespace: namespace(Some(record.namespace)), broker: record.broker, actors })
+            let broker = record.broker;
+            Ok(Target { namespace: namespace(Some(record.namespace)), broker, actors, message_bytes_max })
         }
         (None, None) => Err(Error::NoBroker(home.dir().to_owned())),
     }

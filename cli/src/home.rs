@@ -73,6 +73,9 @@ pub struct ActorAt {
     pub queue: String,
     /// Where its sidecar's metrics listen.
     pub metrics: String,
+    /// The largest message that its sidecar takes.
+    #[serde(default)]
+    pub message_bytes_max: Option<u64>,
     /// Why its handler could not be loaded when that was last tried and failed.
     #[serde(default)]
     pub unloadable: Option<String>,

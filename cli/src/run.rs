@@ -88,7 +88,12 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     }
 
     let names: Vec<&str> = plans.iter().map(|p| p.name.as_str()).collect();
-    let target = Target { namespace, broker: at.clone(), actors: names.iter().map(|n| (*n).to_owned()).collect() };
+    let target = Target {
+        namespace,
+        broker: at.clone(),
+        actors: names.iter().map(|n| (*n).to_owned()).collect(),
+        message_bytes_max: BTreeMap::new(),
+    };
     let mut client = broker::connect(&target).await?;
     // On RabbitMQ the sidecars declare their own queues: with arguments that follow from their settings, and that must
     // be the same whoever declares first.
@@ -111,6 +116,7 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
                 name: p.name.clone(),
                 queue: p.queue.clone(),
                 metrics: p.metrics.clone(),
+                message_bytes_max: p.message_bytes_max(),
                 unloadable: None,
             })
             .collect(),

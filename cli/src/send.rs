@@ -25,6 +25,8 @@ use tokio::time::Instant;
 const UNCONFIRMED_MAX: usize = 512;
 /// Bytes of them, which are kept until they are safe.
 const UNCONFIRMED_BYTES_MAX: usize = 64 << 20;
+/// What a sidecar takes where nothing else is known: the default of `ASYA_MAX_MESSAGE_BYTES`.
+const BODY_BYTES_DEFAULT: u64 = 64 << 20;
 /// Results held at once while they are printed.
 const RESULTS_WINDOW: u32 = 256;
 
@@ -146,6 +148,8 @@ struct Sender {
     bar: ProgressBar,
     /// Whoever waits for results says by itself that the broker is gone.
     presence: Option<Presence>,
+    /// The largest body that the first actor takes.
+    body_bytes_max: u64,
     /// Whether a message counts on the bar when it is sent, and not when it is answered.
     counts: bool,
 }
@@ -165,6 +169,7 @@ impl Sender {
         }
         let mut actors = route.into_iter();
         let curr = actors.next().unwrap_or_default();
+        let body_bytes_max = target.message_bytes_max.get(&curr).copied().unwrap_or(BODY_BYTES_DEFAULT);
         let queue = queue_name(&target.namespace, &curr).map_err(|e| Error::Usage(e.to_string()))?;
         let head = Head {
             namespace: Some(target.namespace.clone()),
@@ -187,6 +192,7 @@ impl Sender {
             confirmed: 0,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             bar: bar(count, if args.wait { "sent and answered" } else { "sent" }),
+            body_bytes_max,
             presence: (!args.wait).then(Presence::default),
             counts: !args.wait,
         })
@@ -202,6 +208,9 @@ impl Sender {
             if let Some(limit) = self.client.message_bytes_max().filter(|limit| out.body.len() as u64 > *limit) {
                 return Err(self.stopped(&input.label, &format!("it is larger than the broker's {limit} bytes")));
             }
+            if out.body.len() as u64 > self.body_bytes_max {
+                self.warn_of_size(&input.label, out.body.len());
+            }
             while self.open.len() >= UNCONFIRMED_MAX || self.open_bytes >= UNCONFIRMED_BYTES_MAX {
                 self.turn().await?;
             }
@@ -214,6 +223,18 @@ impl Sender {
             journal.flush().map_err(Error::system("the journal cannot be written"))?;
         }
         Ok(self.confirmed)
+    }
+
+    /// The broker takes it, and the sidecar will not: the broker then gives it up.
+    fn warn_of_size(&self, label: &str, len: usize) {
+        let (max, actor) = (self.body_bytes_max, &self.head.route.curr);
+        self.bar.suspend(|| {
+            out::note(&format!(
+                "warning: {label} is a message of {len} bytes, and {actor} takes {max} at most; it will be in \
+                 `asya failed --dead {actor}`\n  = raise ASYA_MAX_MESSAGE_BYTES in its manifest (spec.sidecar.env), and \
+                 ASYA_MEMORY_BYTES to twice as much or more"
+            ));
+        });
     }
 
     fn id_of(&self, number: usize) -> String {

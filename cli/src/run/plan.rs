@@ -29,6 +29,13 @@ pub struct ActorPlan {
     pub runtime: BTreeMap<String, String>,
 }
 
+impl ActorPlan {
+    /// The largest message that the sidecar takes; `None` when its configuration is wrong, which it says itself.
+    pub fn message_bytes_max(&self) -> Option<u64> {
+        asya_dataplane::config::Config::read(&self.sidecar).ok().map(|loaded| loaded.config.flow.message_bytes_max)
+    }
+}
+
 /// What is the same for all actors.
 #[derive(Debug)]
 pub struct Surroundings<'a> {

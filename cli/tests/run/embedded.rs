@@ -225,7 +225,10 @@ fn a_message_that_is_too_large_is_told_and_kept() {
     let place = Place::new(&[("work.yaml", &small), ("work.py", "def run(payload):\n    return 1\n")]);
     let _run = place.run(&["work.yaml"]).until_ready();
     std::fs::write(place.path("large.bin"), vec![7; 100_000]).unwrap();
-    place.ok(&["send", "work", "large.bin", "{}", "--id", "big"]);
+    let said = text(&place.asya(&["send", "work", "large.bin", "{}", "--id", "big"]).stderr);
+    assert!(said.contains("large.bin is a message of 100") && said.contains("work takes 65536 at most"), "{said}");
+    assert!(said.contains("spec.sidecar.env") && said.contains("ASYA_MEMORY_BYTES"), "{said}");
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
     place.wait_for("the small one at its end", || place.ready("x-sink") == Some(1));
     let output = place.asya(&["failed"]);
     let said = text(&output.stderr);
