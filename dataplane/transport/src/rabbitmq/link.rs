@@ -116,7 +116,8 @@ impl Link {
         for _ in 0..READS_PER_TURN {
             self.decode(frames, memory, events)?;
             if frames.paused() {
-                return Ok(());
+                // What is not read does not show that it is broken.
+                return self.stream.broken().map_or(Ok(()), |error| Err(error.into()));
             }
             let direct = match self.decoder.open_body() {
                 Some((channel, left)) if left >= DIRECT_FROM => {

@@ -55,6 +55,15 @@ impl Stream {
         Self::Tls { stream: Box::new(stream), plaintext: Vec::new(), at: 0 }
     }
 
+    /// What the kernel says has happened to the connection, for while nothing is read from it.
+    pub(crate) fn broken(&self) -> Option<io::Error> {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls { stream, .. } => stream.get_ref().0,
+        };
+        tcp.take_error().ok().flatten()
+    }
+
     /// Reads once. 0 bytes: the peer has closed.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut into = ReadBuf::new(into);
@@ -179,4 +188,37 @@ fn write_tls(
         }
     }
     Ok(Written::Turn)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_not_read_shows_that_it_is_broken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (theirs, _) = listener.accept().await.unwrap();
+            theirs.try_write(b"what is never read").unwrap();
+            let stream = Stream::plain(ours);
+            assert!(stream.broken().is_none());
+            // Closed without a farewell: the peer is sent a reset.
+            theirs.set_zero_linger().unwrap();
+            drop(theirs);
+            let broken = async {
+                loop {
+                    if let Some(error) = stream.broken() {
+                        return error;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let error = tokio::time::timeout(Duration::from_secs(30), broken).await.unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
 }
