@@ -120,6 +120,11 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
         self.drained
     }
 
+    /// Takes leave of the broker: the process ends after it.
+    pub fn leave(&mut self) {
+        self.transport.leave(&mut self.rim);
+    }
+
     /// Whether the runtime has asked for a drain since the last time this was asked.
     pub fn take_drain_asked(&mut self) -> bool {
         std::mem::take(&mut self.drain_asked)

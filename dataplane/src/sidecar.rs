@@ -223,7 +223,7 @@ async fn turn_until_drained<T: Transport>(
         [signal(SignalKind::terminate()).map_err(system)?, signal(SignalKind::interrupt()).map_err(system)?];
     let mut sleep = pin!(sleep_until(tokio::time::Instant::now()));
     let mut ever_ready = false;
-    let mut flush_by = None;
+    let (mut flush_by, mut left) = (None, false);
     poll_fn(|cx| {
         let asked = signals.iter_mut().any(|s| signalled(s, cx));
         let now = clocks.now();
@@ -243,6 +243,11 @@ async fn turn_until_drained<T: Transport>(
         if sidecar.drained() {
             // What was settled last is on its way once the transport has written it out.
             let flush_by = *flush_by.get_or_insert(now.mono.after(FLUSH));
+            if sidecar.transport().flushed() && !std::mem::replace(&mut left, true) {
+                sidecar.leave();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if sidecar.transport().flushed() || now.mono >= flush_by {
                 tracing::info!("drained");
                 return Poll::Ready(Ok(()));

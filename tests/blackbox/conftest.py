@@ -64,6 +64,12 @@ class World:
     def depth(self, actor):
         return self.broker.depth(self.queue(actor))
 
+    def broker_log(self):
+        """The lines that the broker has logged."""
+        folder = os.environ[f"ASYA_TEST_BROKER_DIR_{self.version.replace('.', '_')}"]
+        with open(os.path.join(folder, "log", "broker.log"), "rb") as file:
+            return file.read().splitlines()
+
     def close(self, failed):
         for actor in self.actors:
             actor.kill()

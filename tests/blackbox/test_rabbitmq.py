@@ -132,3 +132,19 @@ def test_case_144_a_hundred_messages_are_all_done(world):
     assert all(one["id"] == f"m-{one['payload']}" for one in got)
     actor.wait_until_idle()
     assert world.depth("x-sink") == 0 and world.depth("x-sump") == 0 and len(actor.journal("run")) == 100
+
+
+def test_a_drained_sidecar_takes_leave_of_the_broker(world):
+    actor = world.actor("echo")
+    world.publish("a", envelope(["a"], 1))
+    world.get("x-sink")
+    name = f"asya {world.namespace}/a".encode()
+    actor.sidecar.terminate()
+    assert actor.wait_for_end(actor.sidecar, "the sidecar") == 0
+
+    def ended():
+        return [line for line in world.broker_log() if name in line and b"closing AMQP connection" in line]
+
+    # RabbitMQ says the same of a client that has vanished, with a warning and why.
+    until(lambda: len(ended()) == 2, "the broker to see both connections end")
+    assert not [line for line in ended() if b"[warning]" in line or b"[error]" in line]

@@ -356,6 +356,12 @@ pub trait Transport {
         true
     }
 
+    /// Takes leave of the broker where its protocol has a word for that, so that it need not take the end of this process
+    /// for an accident. Comes last, once all is [`Transport::flushed`], and has happened once that says so again.
+    fn leave(&mut self, memory: &mut dyn Memory) {
+        let _ = memory;
+    }
+
     /// What this broker can do, as far as it is known.
     fn limits(&self) -> Limits;
 

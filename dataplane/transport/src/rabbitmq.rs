@@ -99,6 +99,10 @@ impl Transport for RabbitMq {
         self.session.is_flushed()
     }
 
+    fn leave(&mut self, memory: &mut dyn Memory) {
+        self.session.leave(memory);
+    }
+
     fn limits(&self) -> Limits {
         Limits { max_message_bytes: self.session.message_limit(), delay: false }
     }

@@ -20,7 +20,11 @@ use super::handshake::{OpenError, Opened, Role, open};
 use super::link::{Frames as _, Link, LinkError};
 use super::publisher::Publisher;
 use super::topology::{Job, Spec, Topology};
+use crate::amqp::encode;
 use crate::api::{Event, Memory, Op, Outcome, Publish, QueueSpec};
+
+/// `reply-code` of a close that has no cause (AMQP 0-9-1, 1.2 "Constants").
+const REPLY_SUCCESS: u16 = 200;
 
 type Opening = Pin<Box<dyn Future<Output = Result<Opened, OpenError>> + Send>>;
 
@@ -91,6 +95,8 @@ pub(crate) struct Session {
     /// The epoch of the last session that began, and whether it still lasts.
     epoch: u32,
     connected: bool,
+    /// The connections were told to end.
+    leaving: bool,
     /// Why nothing will ever be connected.
     fatal: Option<String>,
     /// What happened outside of a poll.
@@ -116,6 +122,7 @@ impl Session {
             timeout_refused: false,
             epoch: 0,
             connected: false,
+            leaving: false,
             fatal: None,
             ready: Vec::new(),
             failed: None,
@@ -213,6 +220,9 @@ impl Session {
     /// Whether everything that was submitted has been handed to the kernel. What a lost connection would have carried
     /// is not waited for: it was answered, or its delivery is void.
     pub(crate) fn is_flushed(&self) -> bool {
+        if self.leaving {
+            return !self.publishing.is_up() && !self.consuming.is_up();
+        }
         let published = match &self.publishing {
             Side::Up(up) => up.0.is_flushed(),
             _ => true,
@@ -222,6 +232,22 @@ impl Session {
                 Side::Up(up) => up.1.is_settled() && up.0.is_flushed(),
                 _ => true,
             }
+    }
+
+    /// Without this the broker logs that its client has vanished. Its answer is waited for: a socket that is closed while
+    /// something lies unread in it is reset, and what was written to it last is lost.
+    pub(crate) fn leave(&mut self, memory: &mut dyn Memory) {
+        self.leaving = true;
+        let farewell = |out: &mut Vec<u8>| encode::close(out, REPLY_SUCCESS, "done");
+        match self.publishing.up() {
+            Some((link, _)) => link.out.own(farewell),
+            None => self.publishing = Side::Stopped,
+        }
+        match self.consuming.up() {
+            Some((link, _)) => link.out.own(farewell),
+            None => self.consuming = Side::Stopped,
+        }
+        self.flush(memory);
     }
 
     pub(crate) fn flush(&mut self, memory: &mut dyn Memory) {
@@ -405,6 +431,10 @@ impl Session {
     }
 
     fn lose_publishing(&mut self, now: Instant, error: &LinkError, events: &mut Vec<Event>) {
+        if self.leaving {
+            self.publishing = Side::Stopped;
+            return;
+        }
         let again = self.retry_publishing.failed(now);
         let Side::Up(up) = std::mem::replace(&mut self.publishing, Side::Down(again)) else {
             return;
@@ -420,6 +450,10 @@ impl Session {
 
     /// Ends the session: the publishing connection with it, so that no publish is open when the loss is said.
     fn lose_consuming(&mut self, now: Instant, why: String, memory: &mut dyn Memory, events: &mut Vec<Event>) {
+        if self.leaving {
+            self.consuming = Side::Stopped;
+            return;
+        }
         let again = self.retry_consuming.failed(now);
         let Side::Up(up) = std::mem::replace(&mut self.consuming, Side::Down(again)) else {
             return;

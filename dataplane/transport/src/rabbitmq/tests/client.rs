@@ -63,6 +63,10 @@ impl Client {
         self.runtime.block_on(async { self.transport.flush(&mut self.memory) });
     }
 
+    pub(super) fn leave(&mut self) {
+        self.runtime.block_on(async { self.transport.leave(&mut self.memory) });
+    }
+
     /// The next event.
     pub(super) fn next(&mut self) -> Event {
         self.next_within(WATCHDOG).expect("an event")

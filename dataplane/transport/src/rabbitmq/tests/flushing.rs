@@ -1,5 +1,8 @@
 //! When everything that was submitted is with the kernel.
 
+use amq_protocol::frame::AMQPFrame;
+use amq_protocol::protocol::{AMQPClass, connection};
+
 use super::client::Client;
 use super::server::{Manners, Server};
 use crate::api::{Event, Op, Outcome, Settlement, Tag, Transport};
@@ -58,4 +61,24 @@ fn a_lost_connection_leaves_nothing_to_flush() {
     assert_eq!(client.published(), (1, Outcome::Lost));
     assert_eq!(client.lost().0, 1);
     assert!(client.transport.flushed());
+}
+
+#[test]
+fn who_leaves_says_so_on_both_connections() {
+    let server = Server::new(Manners::default());
+    let mut client = Client::connected(server.config());
+    client.leave();
+    for role in [Role::Publish, Role::Consume] {
+        let frame = server.next_of(role);
+        let AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Close(close))) = frame else {
+            panic!("{frame:?}")
+        };
+        assert_eq!((close.reply_code, close.class_id, close.method_id), (200, 0, 0));
+    }
+    assert!(!client.transport.flushed(), "the broker has not answered");
+    let close_ok = connection::AMQPMethod::CloseOk(connection::CloseOk {});
+    for role in [Role::Publish, Role::Consume] {
+        server.send(role, &AMQPFrame::Method(0, AMQPClass::Connection(close_ok.clone())));
+    }
+    client.quiet_until_flushed();
 }
