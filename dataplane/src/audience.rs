@@ -173,11 +173,11 @@ impl Audience for Watcher {
     fn observe(&mut self, observation: &Observation) {
         let metrics = &self.metrics;
         match observation {
-            Observation::Received { bytes, messages, decode } => {
+            Observation::Received { bytes, messages } => {
                 metrics.received.add(u64::from(*messages));
                 metrics.received_bytes.record_units(*bytes);
-                metrics.receive.record(*decode);
             }
+            Observation::HandedOver { waited } => metrics.receive.record(*waited),
             // Failures are counted for each message, by `Failed`.
             Observation::Ran { elapsed, messages, failed: _ } => {
                 metrics.execution.record(*elapsed);

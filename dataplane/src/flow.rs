@@ -413,8 +413,11 @@ pub enum Observation {
         bytes: u64,
         /// Messages in it.
         messages: u32,
-        /// Since the broker's client had it.
-        decode: Duration,
+    },
+    /// A message was handed to a worker, so long after its body was here.
+    HandedOver {
+        /// How long it had waited.
+        waited: Duration,
     },
     /// A call ended.
     Ran {

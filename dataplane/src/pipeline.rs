@@ -13,7 +13,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
 
 use asya_envelope::{ErrorInfo, names};
 use asya_transport::{self as transport, Settlement, Tag};
@@ -187,7 +186,7 @@ impl Pipeline {
         let lost_before = redelivery.lost.is_some_and(|lost| lost > 0);
         let portions = intake::portions(store, Portion { slot, offset: 0, len, content_type });
         let members = portions.len() as u32;
-        fx.observe(Observation::Received { bytes: len, messages: members, decode: Duration::ZERO });
+        fx.observe(Observation::Received { bytes: len, messages: members });
         let mut delivery = None;
         for portion in portions {
             let intaken = intake::decode(&self.settings, store, portion, lost_before);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::flow::{Effect, Effects, Flight, MessageId, Running, Settings, State, Time, WorkerId};
+use crate::flow::{Effect, Effects, Flight, MessageId, Observation, Running, Settings, State, Time, WorkerId};
 
 /// Whether a worker is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,7 @@ impl Worker {
         for (at, &message) in group.iter().enumerate() {
             if let Some(record) = flight.messages.get_mut(message) {
                 record.state = State::Running(Running { worker: id, cancelled: None });
+                fx.observe(Observation::HandedOver { waited: now.since(record.arrived) });
             }
             self.open.push_back(Call {
                 message,

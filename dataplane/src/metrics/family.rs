@@ -66,7 +66,7 @@ families! {
     EXECUTION = true Histogram "runtime_execution_duration_seconds" ["queue"],
         "How long one call of the handler ran; a batch is one call.";
     RECEIVE = true Histogram "queue_receive_duration_seconds" ["queue", "transport"],
-        "From having the body of a message until its envelope was read.";
+        "From having the body of a message until it was handed to a worker: its wait in the sidecar.";
     SEND = true Histogram "queue_send_duration_seconds" ["destination_queue", "transport"],
         "From handing a message to the transport until the broker confirmed it.";
     SIZE = true Histogram "envelope_size_bytes" ["direction"],
