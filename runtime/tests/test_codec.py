@@ -218,3 +218,9 @@ def test_without_the_c_encoder(monkeypatch):
     assert json.loads(codec.dumps({"a": [1, b"x", "grüße"]})) == {"a": [1, {"$asya.blob": 0}, "grüße"]}
     with pytest.raises(ValueError):
         codec.dumps(math.nan)
+
+
+def test_what_cannot_be_written_is_the_only_error_and_says_what_can():
+    with pytest.raises(ResultError, match="set cannot be written as JSON; a list can") as raised:
+        Codec("auto").dumps({"labels": {"a", "b"}})
+    assert raised.value.__context__ is None

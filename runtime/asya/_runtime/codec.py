@@ -124,9 +124,12 @@ class Codec:
         def dumps_orjson(value: Any) -> bytes:
             if self._references:
                 self._begin()
+            document = None
             try:
                 document = dumps(value, default, options)
             except TypeError:
+                pass
+            if document is None:  # outside of the handler above: what is raised then is the user's only error
                 return stdlib(value)
             if b"null" in document and not _finite(value):
                 return stdlib(value)

@@ -53,6 +53,8 @@ def plain(value: Any) -> Any:
     hint = ""
     if kind.__name__ in ("coroutine", "generator", "async_generator"):
         hint = f"; the handler returned a {kind.__name__}: is it wrapped in a decorator that hides what it is?"
+    elif isinstance(value, (set, frozenset)):
+        hint = "; a list can, such as sorted(…)"
     raise ResultError(f"a result that holds {type_name(kind)} cannot be written as JSON{hint}")
 
 
