@@ -314,3 +314,11 @@ fn a_table_with_an_unknown_type_ends_there() {
     assert_eq!(header.headers.get("b"), None);
     assert_eq!(header.headers.entries().last(), Some(Err(WireError::UnknownType(b'Z'))));
 }
+
+/// AMQP 0-9-1, 4.2.6.1. `amq-protocol` takes the second word for the first property.
+#[test]
+fn a_second_word_of_flags_is_no_property() {
+    let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0x80, 0x01, 0x04, 0x06][..], b"\x04json"].concat();
+    let header = ContentHeader::decode(&header).unwrap();
+    assert_eq!((header.body_len, header.content_type), (9, &b"json"[..]));
+}
