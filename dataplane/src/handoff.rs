@@ -342,7 +342,9 @@ impl Handoff {
         }
         let width = worker.running_width();
         let calls = std::mem::take(&mut worker.open);
-        let cap = if calls.is_empty() { RESTART_CAP } else { RESTART_CAP_IN_CALL };
+        // What was detached charges nobody, so nothing would bring its deaths to an end.
+        let blameless = calls.is_empty() || death == Death::Detached;
+        let cap = if blameless { RESTART_CAP } else { RESTART_CAP_IN_CALL };
         let pause = match worker.fruitless {
             0 => Duration::ZERO,
             n => RESTART.saturating_mul(1 << (n - 1).min(10)).min(cap),

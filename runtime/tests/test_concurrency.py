@@ -185,6 +185,24 @@ def test_the_time_of_an_async_call_stands_still_while_it_waits_for_room(worker):
     assert [one.document[:1] for one in w.finish(number) if one.kind == 1] == ["x", "y"]
 
 
+def test_a_call_that_bears_its_timeout_is_not_cancelled_again_for_having_waited_for_room(worker):
+    handler = """
+        import asyncio
+        async def handle(p):
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                pass
+            yield "x" * p
+            await asyncio.sleep(0.05)
+            yield "y"
+    """
+    w = worker(handler, env={"ASYA_CONCURRENCY": "2"})
+    number = w.call(100_000, room=0, timeout_ms=20)
+    found = [one for one in w.finish(number) if one.kind in (1, 3)]
+    assert [one.document[:1] for one in found] == ["x", "y"]
+
+
 def test_a_call_that_waits_for_room_can_be_cancelled(worker):
     w = worker("async def handle(p):\n    return 'x' * p\n", env={"ASYA_CONCURRENCY": "2"})
     w.auto_grant = False

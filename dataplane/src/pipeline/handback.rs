@@ -22,7 +22,8 @@ impl Pipeline {
             message.state = State::Publishing;
             // What is under suspicion without a charge takes that along: whoever takes it on runs it alone. Forgotten here,
             // it would kill a worker that takes long to start again and again, and never be charged.
-            let suspected = message.suspect && message.crashes == 0;
+            // Where the delivery is lost the broker has it again, and a copy would be one too many.
+            let suspected = message.suspect && message.crashes == 0 && delivery.tag.is_some();
             if delivery.members == 1 && !suspected {
                 delivery.need(Settlement::Requeue);
                 self.finish_if_confirmed(id, now, fx);

@@ -279,6 +279,24 @@ fn a_worker_that_died_in_a_call_is_soon_there_again_however_often() {
 }
 
 #[test]
+fn a_worker_that_is_detached_in_a_call_again_and_again_is_started_more_and_more_seldom() {
+    let mut core = Core::new(Role::Regular);
+    for generation in 1..12 {
+        let worker = WorkerId { index: 0, generation };
+        core.ready(worker);
+        core.deliver(PLAIN);
+        core.worker(WorkerEvent::Died { worker, death: Death::Detached });
+        core.pass(Duration::from_secs(10));
+    }
+    let worker = WorkerId { index: 0, generation: 12 };
+    core.ready(worker);
+    core.worker(WorkerEvent::Died { worker, death: Death::Detached });
+    let start = Effect::Start { index: 0 };
+    assert!(!core.pass(Duration::from_millis(9_999)).contains(&start));
+    assert!(core.pass(Duration::from_millis(1)).contains(&start));
+}
+
+#[test]
 fn a_call_that_the_worker_itself_ended_for_its_time_has_timed_out() {
     for (timeout, reason) in [(1, reason::TIMEOUT), (2, reason::RUNTIME_ERROR), (0, reason::RUNTIME_ERROR)] {
         let mut core = Core::new(Role::Regular);

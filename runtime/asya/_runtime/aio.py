@@ -37,6 +37,8 @@ class _Timer:
         self.resume()
 
     def resume(self) -> None:
+        if self.expired:
+            return
         self._since = self._loop.time()
         self._handle = self._loop.call_later(max(self._left, 0), self._expire)
 
@@ -220,7 +222,9 @@ class Loop:
         finally:
             timer.pause()
             for call in calls:
-                self._timers.pop(call.number, None)
+                # After another attachment the same number may be another call's.
+                if self._timers.get(call.number) is timer:
+                    del self._timers[call.number]
 
     async def _run_function(self, call: Call) -> None:
         desk = self._desk
