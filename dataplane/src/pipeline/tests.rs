@@ -347,6 +347,31 @@ fn what_a_call_stood_still_is_no_time_that_it_took() {
 }
 
 #[test]
+fn a_cancelled_call_that_fails_without_a_word_is_told_why() {
+    let mut core = Core::new(Role::Regular);
+    core.pipeline.settings.timeout = Duration::from_secs(1);
+    core.ready(FIRST);
+    let (_, effects) = core.deliver(PLAIN);
+    let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    let end = CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false };
+    let elapsed = Duration::from_secs(1);
+    let effects = core.worker(WorkerEvent::Ended { worker: FIRST, call, end, elapsed });
+    let why = "CancelledError: the handler ran longer than 1s and was cancelled";
+    assert!(effects.iter().any(|e| matches!(e, Effect::Report(Report::Failed { message, .. }) if message == why)));
+}
+
+#[test]
+fn a_message_without_a_status_has_one_when_its_handler_sees_it() {
+    let mut core = Core::new(Role::Regular);
+    core.ready(FIRST);
+    let (_, effects) = core.deliver(PLAIN);
+    let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    let status = core.pipeline.flight.messages.get(call).and_then(|m| m.head.status.clone()).unwrap();
+    assert_eq!((status.attempt, status.actor.as_str(), status.error), (1, "a", None));
+    assert!(!status.created_at.is_empty());
+}
+
+#[test]
 fn a_drain_hands_back_what_an_end_actor_would_run_again_later() {
     let mut core = Core::new(Role::End);
     core.ready(FIRST);
