@@ -54,3 +54,24 @@ def worker(sidecar: Callable[..., Sidecar]) -> Callable[..., Worker]:
         return worker
 
     return make
+
+
+@pytest.fixture
+def attach_again() -> Callable[[Worker], Worker]:
+    """The sidecar goes and another one comes, to which the same worker attaches: gives it as that one sees it."""
+
+    def attach(w: Worker) -> Worker:
+        one = w.sidecar
+        one.listener.close()
+        one.supervisor.close()
+        w.close()
+        one.listen()
+        for peer in (one.accept(), one.accept()):
+            hello = peer.receive()
+            if hello["type"] == "worker":
+                w = Worker(peer, 0, 50, hello["pid"])
+        w.attach()
+        assert w.peer.receive()["type"] == "ready"
+        return w
+
+    return attach

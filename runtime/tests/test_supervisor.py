@@ -328,8 +328,8 @@ def test_a_result_for_a_sidecar_that_has_gone_is_dropped(worker, keyword, wait):
     assert w.completed == 1
 
 
-def test_views_that_a_handler_kept_survive_the_sidecar(worker):
-    from sidecar import OutBlob, Worker
+def test_views_that_a_handler_kept_survive_the_sidecar(worker, attach_again):
+    from sidecar import OutBlob
 
     w = worker(
         """
@@ -341,19 +341,9 @@ def test_views_that_a_handler_kept_survive_the_sidecar(worker):
             return kept[0].tobytes().hex()
         """
     )
-    one = w.sidecar
     data = os.urandom(10_000)
     assert w.one({"data": {"$asya.blob": 0}}, [OutBlob("raw", (len(data),), data)]).flags & 2
-    one.listener.close()
-    one.supervisor.close()
-    w.close()
-    one.listen()
-    for peer in (one.accept(), one.accept()):
-        hello = peer.receive()
-        if hello["type"] == "worker":
-            w = Worker(peer, 0, 50, hello["pid"])
-    w.attach()
-    assert w.peer.receive()["type"] == "ready"
+    w = attach_again(w)
     assert w.one({}).document == data.hex()
 
 

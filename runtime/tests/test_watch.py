@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar import Worker
-
 # A worker that never rings by itself between calls, as if all that came before had been fast.
 NEVER_RINGS = "from asya._runtime import channel, sync\nchannel.BELL_NS = sync.BELL_NS = 1 << 60\n"
 
@@ -110,22 +108,12 @@ def test_nobody_watches_a_worker_that_is_given_one_call_at_a_time(worker):
     assert [w.one(n).document for n in range(20)] == [0] * 20
 
 
-def test_the_watching_thread_ends_with_its_attachment(worker):
+def test_the_watching_thread_ends_with_its_attachment(worker, attach_again):
     w = worker(NEVER_RINGS + COUNTS)
-    one = w.sidecar
     calls = [w.call(n, ring=False) for n in range(5)]
     w.ring()
     assert [one.document for one in w.finish(*calls)][-1] == 1
-    one.listener.close()
-    one.supervisor.close()
-    w.close()
-    one.listen()
-    for peer in (one.accept(), one.accept()):
-        hello = peer.receive()
-        if hello["type"] == "worker":
-            w = Worker(peer, 0, 50, hello["pid"])
-    w.attach()
-    assert w.peer.receive()["type"] == "ready"
+    w = attach_again(w)
     assert w.one(1).document == 0
 
 

@@ -22,26 +22,16 @@ def connect(url):
     return pika.BlockingConnection(parameters)
 
 
-class Sender:
-    """Publishes messages 0 to count-1 as fast as `allowed` grows; the journal has a message only once it is confirmed.
+class Paced:
+    """A sender that takes no more messages than it is allowed to, and keeps a journal of what was confirmed."""
 
-    pika waits for the confirm of each, so several connections send side by side.
-    """
-
-    CONNECTIONS = 12
-
-    def __init__(self, url, queue, route, count, journal):
-        self.url, self.queue, self.route, self.count = url, queue, route, count
+    def __init__(self, count, journal):
+        self.count = count
         self.journal = open(journal, "a")
         self.allowed = self.taken = self.sent = 0
         self.failure = None
-        self.resent = set()  # nobody breaks this connection
+        self.resent = set()  # what was sent again, unsure of the first
         self.more = threading.Condition()
-        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.CONNECTIONS)]
-
-    def start(self):
-        for thread in self.threads:
-            thread.start()
 
     def allow(self, number):
         """Let the first `number` messages go."""
@@ -50,10 +40,28 @@ class Sender:
             self.more.notify_all()
 
     def finish(self):
-        """Wait until all connections are closed, and close the journal."""
+        """Wait until everything is sent, and close the journal."""
         for thread in self.threads:
             thread.join()
         self.journal.close()
+
+
+class Sender(Paced):
+    """Publishes messages 0 to count-1 as fast as `allowed` grows; the journal has a message only once it is confirmed.
+
+    pika waits for the confirm of each, so several connections send side by side.
+    """
+
+    CONNECTIONS = 12
+
+    def __init__(self, url, queue, route, count, journal):
+        super().__init__(count, journal)
+        self.url, self.queue, self.route = url, queue, route
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.CONNECTIONS)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
 
     def _run(self):
         try:

@@ -113,16 +113,12 @@ class Embedded:
         self.process.wait()
 
 
-class PipedSender:
+class PipedSender(amqp.Paced):
     """Like `amqp.Sender`, through a program that takes lines and prints what the broker has confirmed."""
 
     def __init__(self, command, route, count, journal):
-        self.command, self.route, self.count = command, route, count
-        self.journal = open(journal, "a")
-        self.allowed = self.taken = self.sent = 0
-        self.resent = set()
-        self.failure = None
-        self.more = threading.Condition()
+        super().__init__(count, journal)
+        self.command, self.route = command, route
 
     def start(self):
         self.process = subprocess.Popen(
@@ -132,16 +128,9 @@ class PipedSender:
         for thread in self.threads:
             thread.start()
 
-    def allow(self, number):
-        with self.more:
-            self.allowed = min(max(self.allowed, number), self.count)
-            self.more.notify_all()
-
     def finish(self):
-        for thread in self.threads:
-            thread.join()
+        super().finish()
         self.process.wait()
-        self.journal.close()
 
     def _write(self):
         while self.taken < self.count:
