@@ -107,7 +107,8 @@ pub struct Publish<'a> {
     pub message_id: &'a str,
     /// The body.
     pub body: Body<'a>,
-    /// Deliver no earlier than this from now. Refused with [`Outcome::Unsupported`] where the transport cannot.
+    /// Deliver no earlier than this from now: a step of [`Limits::delays`]. Any other delay is refused with
+    /// [`Outcome::Unsupported`].
     pub delay: Option<Duration>,
 }
 
@@ -263,7 +264,8 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
-    /// A settlement or an extension did not take: the delivery will come again.
+    /// A settlement or an extension did not take, or a lease ran out: the tag is void, and the delivery will come again
+    /// (or, when it was an acknowledgement that arrived too late, may have been delivered to somebody else meanwhile).
     SettleFailed {
         /// Which.
         tag: Tag,
@@ -327,13 +329,59 @@ pub trait Memory {
     fn write_gathered(&self, socket: BorrowedFd<'_>, pieces: &[Piece<'_>]) -> io::Result<usize>;
 }
 
+/// The delays that a transport can give a message in one go. A longer one is a chain: the receiver looks whether its time
+/// has come, and delays it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delays {
+    /// Any.
+    Any,
+    /// Whole multiples of `unit`, up to `longest`.
+    UpTo {
+        /// The finest step.
+        unit: Duration,
+        /// The longest delay, a multiple of `unit`.
+        longest: Duration,
+    },
+    /// These alone, in rising order.
+    Ladder(&'static [Duration]),
+}
+
+impl Delays {
+    /// The delay to ask for when a message is to wait for `wanted`: never so short that it would be early where one step is
+    /// enough, and never longer than needed where several are. What is left after it is asked for anew.
+    pub fn step(self, wanted: Duration) -> Duration {
+        match self {
+            Self::Any => wanted,
+            Self::UpTo { unit, longest } => {
+                let units = wanted.as_nanos().div_ceil(unit.as_nanos().max(1));
+                u32::try_from(units).ok().and_then(|units| unit.checked_mul(units)).unwrap_or(longest).min(longest)
+            }
+            Self::Ladder(rungs) => {
+                let shortest = rungs.first().copied().unwrap_or(wanted);
+                rungs.iter().rev().copied().find(|rung| *rung <= wanted).unwrap_or(shortest)
+            }
+        }
+    }
+}
+
+/// How long a delivery is the receiver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// From the delivery, and from each [`Op::Extend`] unless that says otherwise.
+    pub lasts: Duration,
+    /// From the delivery, whatever extends it. Then the broker delivers it to somebody else.
+    pub longest: Duration,
+}
+
 /// What a transport can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest body that the broker takes, in bytes, where it is known.
     pub max_message_bytes: Option<u64>,
-    /// Whether [`Publish::delay`] is honoured.
-    pub delay: bool,
+    /// What [`Publish::delay`] may be.
+    pub delays: Delays,
+    /// Set where a delivery is lost unless it is extended in time; elsewhere it is held for as long as the connection.
+    pub lease: Option<Lease>,
 }
 
 /// A broker. See the module's documentation for the rhythm of the calls.

@@ -42,7 +42,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use config::{Compatibility, ConfigError, Password, RabbitMqConfig, TlsConfig};
 use session::Session;
 
-use crate::api::{Event, Limits, Memory, Op, Transport};
+use crate::api::{Delays, Event, Limits, Memory, Op, Transport};
 
 /// A queue name of the protocol has at most this many bytes.
 const NAME_MAX: usize = 255;
@@ -104,7 +104,7 @@ impl Transport for RabbitMq {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: self.session.message_limit(), delay: false }
+        Limits { max_message_bytes: self.session.message_limit(), delays: Delays::Ladder(&[]), lease: None }
     }
 
     fn name(&self) -> &'static str {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Context;
 
 use asya_transport::{
-    ContentType, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token,
+    ContentType, Delays, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token,
     Transport,
 };
 
@@ -423,7 +423,7 @@ impl Transport for SimTransport {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: Some(self.ledger.stage().limit), delay: false }
+        Limits { max_message_bytes: Some(self.ledger.stage().limit), delays: Delays::Ladder(&[]), lease: None }
     }
 
     fn name(&self) -> &'static str {

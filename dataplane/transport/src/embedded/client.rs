@@ -23,7 +23,7 @@ use tokio::time::Sleep;
 
 use super::limits::{HANDSHAKE_TIME_MAX, QUEUE_NAME_BYTES_MAX, RECONNECT_WAITS};
 use super::wire;
-use crate::{Event, Limits, Memory, Op, Outcome, Publish, QueueSpec, Settlement, Token, Transport};
+use crate::{Delays, Event, Limits, Memory, Op, Outcome, Publish, QueueSpec, Settlement, Token, Transport};
 use session::{End, Session, Spec};
 
 /// A transport to the broker that listens on a Unix socket.
@@ -313,7 +313,7 @@ impl Transport for EmbeddedTransport {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: self.max_message_bytes, delay: true }
+        Limits { max_message_bytes: self.max_message_bytes, delays: Delays::Any, lease: None }
     }
 
     fn name(&self) -> &'static str {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::Fault;
 use super::world::{BODY_MAX, Connection, Message, Request, Spec, World};
-use crate::{Delivery, Event, Limits, Memory, Op, Outcome, Part, Publish, Redelivery, Room, Tag, Token, Transport};
+use crate::{
+    Delays, Delivery, Event, Limits, Memory, Op, Outcome, Part, Publish, Redelivery, Room, Tag, Token, Transport,
+};
 
 /// How long a client waits before it connects, and connects again.
 const CONNECTING: Duration = Duration::from_millis(10);
@@ -275,7 +277,7 @@ impl Transport for Reference {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: Some(BODY_MAX), delay: true }
+        Limits { max_message_bytes: Some(BODY_MAX), delays: Delays::Any, lease: None }
     }
 
     fn name(&self) -> &'static str {
