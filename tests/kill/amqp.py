@@ -4,6 +4,7 @@
     amqp.py hold URL QUEUE            (likewise) takes every message and settles none; says "holding" once it does
 """
 
+import functools
 import json
 import os
 import sys
@@ -149,12 +150,28 @@ def read(url, path, *queues):
 
 
 def hold(url, queue):
-    """Takes every message of a queue, as many as there are, and keeps it until this process ends."""
+    """Takes every message of a queue, as many as there are, and keeps it until this process ends. A number on standard input
+    makes it take no more and give back all but so many, of which those that were delivered before are kept first."""
     connection = connect(url)
     channel = connection.channel()
-    channel.basic_consume(queue, lambda *_: None)
+    held = []
+
+    def narrow(most):
+        channel.basic_cancel(consumer)
+        held.sort(key=lambda method: not method.redelivered)
+        for method in reversed(held[most:]):
+            channel.basic_nack(method.delivery_tag)
+
+    consumer = channel.basic_consume(queue, lambda _, method, *__: held.append(method))
     print("holding", flush=True)
-    channel.start_consuming()
+
+    def listen():
+        for line in sys.stdin:
+            connection.add_callback_threadsafe(functools.partial(narrow, int(line)))
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        connection.process_data_events(time_limit=None)
 
 
 def depth(url, queue):

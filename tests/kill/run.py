@@ -189,15 +189,21 @@ class Suite:
 
     def hit_finished(self, actor, kind, gauges):
         """Break an actor's connections (or the whole broker) while another consumer holds its queue, so that what it then finishes
-        has lost its delivery and is not claimed; kill; and let the other consumer give back what it holds."""
+        has lost its delivery and is not claimed. Let it fill its window again with the rest of the queue, and kill; then the
+        other consumer gives back what it holds."""
         holder = self.world.hold(queue(actor.name))
         try:
             if not self.hit(actor, self.world.kinds[-1], gauges, "publishing"):
                 return False
-            until = time.monotonic() + TURN_SECONDS + STAGE_SECONDS
+            until = time.monotonic() + STAGE_SECONDS
+            narrowed = False
             while True:
                 now = actor.gauges()
-                if now and (now.stages.get("finished") or time.monotonic() > until):
+                if now and not narrowed and (now.stages.get("finished") or time.monotonic() > until):
+                    narrowed = True
+                    until = time.monotonic() + TURN_SECONDS
+                    holder.narrow(gauges.window)
+                if now and narrowed and (2 * now.in_flight >= now.window >= LEAST_WINDOW or time.monotonic() > until):
                     return self.hit(actor, kind, now, "finished")
                 if time.monotonic() > until + PATIENCE_SECONDS:
                     raise SystemExit(f"the sidecar of {actor.name} does not answer")

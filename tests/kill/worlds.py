@@ -22,8 +22,13 @@ class Holder:
     """Another consumer of an actor's queue: what the actor loses goes there, and comes back when this is released."""
 
     def __init__(self, command):
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=actors.die_with_parent)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=actors.die_with_parent)
         self.process.stdout.readline()  # it says that it holds, or has ended
+
+    def narrow(self, most):
+        """Give back all but so many, of which what was delivered before is kept first, and take no more."""
+        self.process.stdin.write(f"{most}\n")
+        self.process.stdin.flush()
 
     def release(self):
         self.process.kill()

@@ -2,8 +2,9 @@
 //!
 //! `send` takes lines `ID<tab>BODY` and prints each id once the broker has the message; after a lost connection it sends
 //! again what was not confirmed, and says `again ID` first. `read` prints the body of every message of a queue, a line each,
-//! and then acknowledges it. `hold` takes every message of a queue and settles none; it says `holding` first. `depth` prints
-//! how many wait. Blocks until its input ends (`send`) or it is killed (`read`, `hold`).
+//! and then acknowledges it. `hold` takes every message of a queue and settles none; it says `holding` first. A number on its
+//! input makes it take no more and give back all but so many, the oldest. `depth` prints how many wait. Blocks until its input
+//! ends (`send`) or it is killed (`read`, `hold`).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -119,13 +120,29 @@ async fn read(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
 }
 
 async fn hold(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<(), Error> {
+    let mut numbers = input();
+    let mut held = Vec::new();
     courier.consume(queue, HELD);
     say("holding")?;
     loop {
-        courier.events().await?;
+        tokio::select! {
+            Some(number) = numbers.recv() => {
+                let most = number.parse().unwrap_or(usize::MAX);
+                courier.cancel().await?;
+                for tag in held.drain(..).skip(most) {
+                    courier.settle(tag, Settlement::Requeue);
+                }
+            }
+            happened = courier.events() => happened?,
+        }
         while let Some(event) = courier.arrived() {
-            if let Event::Delivered(delivery) = event {
-                courier.heap.release(delivery.slot);
+            match event {
+                Event::Delivered(delivery) => {
+                    courier.heap.release(delivery.slot);
+                    held.push(delivery.tag);
+                }
+                Event::Lost { .. } => held.clear(),
+                _ => {}
             }
         }
     }
