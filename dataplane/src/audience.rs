@@ -52,6 +52,9 @@ struct Lines {
     failed: RateLimited,
     oversize: RateLimited,
     settle_failed: RateLimited,
+    retried: RateLimited,
+    bad_deadline: RateLimited,
+    lease_ended: RateLimited,
     unroutable: RateLimited,
     not_ready: RateLimited,
     declare_failed: RateLimited,
@@ -97,6 +100,9 @@ impl Watcher {
             lines: Lines {
                 failed: message.clone(),
                 oversize: message.clone(),
+                retried: message.clone(),
+                bad_deadline: message.clone(),
+                lease_ended: message.clone(),
                 settle_failed: message,
                 unroutable: broker.clone(),
                 not_ready: broker.clone(),
@@ -158,6 +164,7 @@ impl Watcher {
             Purpose::Again => (queue, MessageType::Retry),
             Purpose::Sink => (&self.sink, MessageType::Sink),
             Purpose::Sump => (&self.sump, MessageType::Sump),
+            Purpose::Recovery => (queue, MessageType::OnExhausted),
             Purpose::Reply => (REPLY_DESTINATION, MessageType::Reply),
         };
         let destination = self.metrics.destination(shown, message_type);
@@ -214,6 +221,9 @@ impl Audience for Watcher {
             }),
             Observation::Suspects(messages) => metrics.suspects.add(u64::from(*messages)),
             Observation::Adopted => metrics.adopted.inc(),
+            Observation::Deduplicated => metrics.processed.inc(ProcessedStatus::Duplicate),
+            Observation::LeaseExtended => metrics.lease_extensions.inc(),
+            Observation::LeaseLost => metrics.leases_lost.inc(),
             Observation::HandedBack => metrics.handed_back.inc(),
             Observation::PublishRetried => metrics.publish_retries.inc(),
             Observation::Window(window) => metrics.window.set(i64::from(*window)),
@@ -263,6 +273,30 @@ impl Audience for Watcher {
                 }
             }
             Report::ConnectionLost { why } => warn!(why, "the connection to the broker was lost"),
+            Report::Retried { id, attempt, delay, message } => {
+                if let Some(more_like_it) = self.lines.retried.admit(now).map(others) {
+                    warn!(id, attempt, ?delay, message, more_like_it, "a handler failed; the message is tried again");
+                }
+            }
+            Report::BadDeadline { id, text } => {
+                if let Some(more_like_it) = self.lines.bad_deadline.admit(now).map(others) {
+                    warn!(
+                        id,
+                        deadline_at = text,
+                        more_like_it,
+                        "a message's deadline is no RFC 3339 time; it runs without one"
+                    );
+                }
+            }
+            Report::LeaseEnded { id } => {
+                if let Some(more_like_it) = self.lines.lease_ended.admit(now).map(others) {
+                    warn!(
+                        id,
+                        more_like_it,
+                        "a message was held for as long as the broker allows; the broker delivers it again"
+                    );
+                }
+            }
             Report::SettleFailed { why } => {
                 self.metrics.settle_failures.inc();
                 if let Some(more_like_it) = self.lines.settle_failed.admit(now).map(others) {
@@ -332,7 +366,10 @@ const fn status(ending: Ending) -> Option<ProcessedStatus> {
         Ending::Empty => Some(ProcessedStatus::EmptyResponse),
         Ending::Consumed => Some(ProcessedStatus::EndConsumed),
         Ending::Error => Some(ProcessedStatus::Error),
+        Ending::Expired => Some(ProcessedStatus::SlaExpired),
         Ending::Retried => Some(ProcessedStatus::Retried),
+        Ending::Delayed => Some(ProcessedStatus::Delayed),
+        Ending::Routed => Some(ProcessedStatus::PolicyRouted),
     }
 }
 
@@ -345,6 +382,8 @@ fn failure(why: &str) -> FailureReason {
         reason::UNROUTABLE => FailureReason::RoutingError,
         reason::TOO_LARGE => FailureReason::TooLarge,
         reason::WORKER_CRASHED => FailureReason::WorkerCrashed,
+        reason::DEADLINE_EXCEEDED => FailureReason::SlaTimeout,
+        reason::POLICY_EXHAUSTED | reason::POLICY_ROUTED => FailureReason::PolicyExhausted,
         _ => FailureReason::Other,
     }
 }

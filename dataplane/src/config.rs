@@ -22,7 +22,7 @@ mod value;
 mod vars;
 
 pub use help::{help, markdown};
-pub use resiliency::{Backoff, DEFAULT_POLICY, Policies, Policy, Resiliency, Rule};
+use crate::retry::Resiliency;
 pub use settings::{
     Actor, Batch, Broker, EmittedEncoding, FlowLimits, Listen, Log, LogFilter, LogFormat, Observability, Publishing,
     Role, Runtime, TransportKind,
@@ -51,6 +51,8 @@ pub struct Config {
     pub flow: FlowLimits,
     /// When failed messages are tried again.
     pub resiliency: Resiliency,
+    /// Finished messages that are remembered, so that a copy does not run again.
+    pub remembered: usize,
     /// How results leave.
     pub publishing: Publishing,
     /// How long draining may take.
@@ -152,6 +154,7 @@ impl Config {
             runtime,
             flow,
             resiliency: resiliency(reader),
+            remembered: reader.count(&vars::DEDUP_WINDOW),
             publishing: Publishing {
                 encoding: reader.choice(&vars::ENCODING).unwrap_or(EmittedEncoding::AsItArrived),
                 attempts_max: reader.count(&vars::QUEUE_RETRY_MAX_ATTEMPTS),
@@ -347,12 +350,6 @@ fn resiliency(reader: &mut Reader<'_>) -> Resiliency {
             };
             reader.mistake(&vars::RESILIENCY_RULES, problem, allowed);
         }
-    }
-    if !policies.is_empty() {
-        reader.note(
-            vars::RESILIENCY_POLICIES.name,
-            "is checked, but nothing is tried again yet: errors of handlers are final",
-        );
     }
     Resiliency::new(policies, rules)
 }

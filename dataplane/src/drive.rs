@@ -207,6 +207,7 @@ impl<T: Transport, R: Rim, A: Audience> Sidecar<T, R, A> {
                 }
             }
             Effect::Settle { tag, how } => self.transport.submit(Op::Settle { tag, how }),
+            Effect::Extend { tag, by } => self.transport.submit(Op::Extend { tag, by }),
             Effect::ReleaseSlot(slot) => self.rim.release(slot),
             Effect::ReleaseOutput(output) => self.rim.release_output(output),
             Effect::Drained => {

@@ -10,8 +10,9 @@ pub mod reason;
 use std::rc::Rc;
 use std::time::Duration;
 
-use asya_transport::{Memory, Part, Slot};
+use asya_transport::{Delays, Lease, Memory, Part, Slot};
 
+use crate::retry::Resiliency;
 use crate::slab::Key;
 
 pub use effect::{Effect, Effects, Observation, Release, Report};
@@ -121,6 +122,14 @@ pub struct Settings {
     pub cancel_grace: Duration,
     /// How long the result of a message whose delivery was lost waits to be adopted by its redelivery.
     pub orphan_ttl: Duration,
+    /// What is tried again, and when.
+    pub resiliency: Resiliency,
+    /// The delays that the transport can give a message.
+    pub delays: Delays,
+    /// How long the broker lets a delivery be held, where it does so for a time only.
+    pub lease: Option<Lease>,
+    /// Finished messages that are remembered, so that a copy does not run again; 0 = none.
+    pub remembered: usize,
 }
 
 /// The rim's memory as the core sees it: the transport's view plus reading.

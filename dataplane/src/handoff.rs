@@ -84,6 +84,12 @@ impl Handoff {
         if suspect { self.suspects.push_back(id) } else { self.waiting.push_back(id) }
     }
 
+    /// Takes one message out, if it waits.
+    pub fn forget(&mut self, id: MessageId) {
+        self.waiting.retain(|&waiting| waiting != id);
+        self.suspects.retain(|&waiting| waiting != id);
+    }
+
     /// Messages that wait, suspects included.
     pub fn waiting(&self) -> usize {
         self.waiting.len() + self.suspects.len()
@@ -170,7 +176,9 @@ impl Handoff {
         }
         worker.start_heads(now.mono);
         let ran = elapsed.saturating_sub(ended.stood_still);
-        let overran = ended.cancelled || (!settings.timeout.is_zero() && ran >= settings.timeout);
+        let overran = ended.cancelled
+            || (!settings.timeout.is_zero() && ran >= settings.timeout)
+            || ended.deadline.is_some_and(|deadline| now.mono >= deadline);
         Some(match (overran && failed, ended.group_size) {
             (false, _) => InTime::Yes,
             (true, 1) => InTime::No,
@@ -303,16 +311,13 @@ impl Handoff {
 
     /// Acts on calls that have run out of time.
     pub fn expire(&mut self, settings: &Settings, flight: &mut Flight, fx: &mut Effects, now: Now) {
-        if settings.timeout.is_zero() {
-            return;
-        }
         for worker in &mut self.workers {
             let WorkerState::Ready(id) = worker.state else { continue };
             let width = worker.running_width();
             let mut kill = false;
             for call in worker.open.iter_mut().take(width).filter(|call| call.stalled.is_none()) {
-                let Some(started) = call.started else { continue };
-                if !call.cancelled && now.mono >= started.after(settings.timeout) {
+                let Some(until) = call.until(settings) else { continue };
+                if !call.cancelled && now.mono >= until {
                     call.cancelled = true;
                     if let Some(message) = flight.messages.get_mut(call.message) {
                         message.state = State::Running(Running { worker: id, cancelled: Some(now.mono) });
@@ -322,7 +327,7 @@ impl Handoff {
                     } else {
                         kill = true;
                     }
-                } else if call.cancelled && now.mono >= started.after(settings.timeout + settings.cancel_grace) {
+                } else if call.cancelled && now.mono >= until.after(settings.cancel_grace) {
                     kill = true;
                 }
             }
@@ -342,7 +347,7 @@ impl Handoff {
         }
         let width = worker.running_width();
         let calls = std::mem::take(&mut worker.open);
-        // What was detached charges nobody, so nothing would bring its deaths to an end.
+        // A runtime that is gone as a whole takes longer to come back than a worker, whoever is to blame.
         let blameless = calls.is_empty() || death == Death::Detached;
         let cap = if blameless { RESTART_CAP } else { RESTART_CAP_IN_CALL };
         let pause = match worker.fruitless {
@@ -362,7 +367,7 @@ impl Handoff {
                 self.waiting.push_front(call.message);
             } else if death == Death::TimedOut && call.cancelled && call.group_size == 1 {
                 blame.timed_out.push(call.message);
-            } else if call.alone && matches!(death, Death::Crashed | Death::Corrupt) {
+            } else if call.alone && death != Death::TimedOut {
                 blame.charged.push(call.message);
             } else {
                 blame.suspects += 1;

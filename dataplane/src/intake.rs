@@ -6,10 +6,11 @@
 pub mod window;
 
 use asya_envelope::bundle::{self, Member};
-use asya_envelope::{DecodeError, Decoded, Encoding, Head, Payload, PayloadIn, Phase};
+use asya_envelope::{DecodeError, Decoded, Encoding, Head, Payload, PayloadIn, Phase, names};
 use asya_transport::{ContentType, Room, Slot};
 
 use crate::flow::{Settings, Store, reason};
+use crate::stamp;
 
 /// A message as it was decoded.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Intaken {
     pub crashes: u32,
     /// It may not run here: why.
     pub misrouted: Option<String>,
+    /// It is not to run before this, in milliseconds since the Unix epoch.
+    pub not_before_ms: Option<u64>,
 }
 
 /// Why a body is no message.
@@ -118,7 +121,9 @@ pub fn decode(
         .status
         .as_ref()
         .is_some_and(|status| status.actor == settings.actor && status.reason.as_deref() == Some(reason::SUSPECTED));
-    Ok(Intaken { suspect: lost_before || suspected || crashes > 0, crashes, misrouted, head, payload, rebuilt })
+    let suspect = lost_before || suspected || crashes > 0;
+    let not_before_ms = not_before(settings, &head);
+    Ok(Intaken { suspect, crashes, misrouted, not_before_ms, head, payload, rebuilt })
 }
 
 /// The encoding that a content type names.
@@ -129,18 +134,25 @@ pub fn encoding_of(content_type: ContentType) -> Encoding {
     }
 }
 
-/// Charges for crashes that a head tells of: written by an earlier run of this actor.
+/// Whether an earlier run of this actor has sent a message here again.
+fn comes_again(settings: &Settings, head: &Head) -> bool {
+    head.status.as_ref().is_some_and(|status| status.phase == Phase::Retrying && status.actor == settings.actor)
+}
+
+/// Charges for crashes that a head tells of.
 fn crashes_told(settings: &Settings, head: &Head) -> u32 {
-    match &head.status {
-        Some(status)
-            if status.phase == Phase::Retrying
-                && status.actor == settings.actor
-                && status.reason.as_deref() == Some(reason::WORKER_CRASHED) =>
-        {
-            status.attempt.saturating_sub(1)
-        }
-        _ => 0,
+    if !comes_again(settings, head) {
+        return 0;
     }
+    head.headers.get(names::HEADER_CRASHES).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// When a message is due that waits for another attempt.
+fn not_before(settings: &Settings, head: &Head) -> Option<u64> {
+    if !comes_again(settings, head) {
+        return None;
+    }
+    stamp::parse(&head.headers.get_str(names::HEADER_NOT_BEFORE)?)
 }
 
 /// Why a message may not run here. An end actor takes everything.

@@ -15,6 +15,7 @@ pub mod logging;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
+pub mod retry;
 pub mod rim;
 pub mod route;
 pub mod settle;

@@ -105,6 +105,10 @@ pub struct Metrics {
     pub publish_retries: Counter,
     /// Deliveries that could not be settled.
     pub settle_failures: Counter,
+    /// Leases extended.
+    pub lease_extensions: Counter,
+    /// Leases that ended too soon.
+    pub leases_lost: Counter,
     /// 1 while the broker is connected.
     pub broker_connected: Gauge,
     /// 1 while the broker takes no publishes.
@@ -168,6 +172,8 @@ impl Metrics {
             publish_outcomes: CounterBy::default(),
             publish_retries: Counter::default(),
             settle_failures: Counter::default(),
+            lease_extensions: Counter::default(),
+            leases_lost: Counter::default(),
             broker_connected: Gauge::default(),
             broker_blocked: Gauge::default(),
             reconnects: Counter::default(),
@@ -201,6 +207,8 @@ impl Metrics {
         one(&family::HANDED_BACK, &[], self.handed_back.reading());
         one(&family::PUBLISH_RETRIES, &[], self.publish_retries.reading());
         one(&family::SETTLE_FAILURES, &[], self.settle_failures.reading());
+        one(&family::LEASE_EXTENSIONS, &[], self.lease_extensions.reading());
+        one(&family::LEASES_LOST, &[], self.leases_lost.reading());
         one(&family::CONNECTED, &[transport], self.broker_connected.reading());
         one(&family::BLOCKED, &[transport], self.broker_blocked.reading());
         one(&family::RECONNECTS, &[transport], self.reconnects.reading());

@@ -9,11 +9,13 @@
 
 mod failure;
 mod handback;
+mod time;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use asya_envelope::{ErrorInfo, names};
 use asya_transport::{self as transport, Settlement, Tag};
@@ -28,7 +30,7 @@ use crate::intake::{self, Intaken, Portion};
 use crate::lifecycle::{Phase, Step};
 use crate::publish::{Address, Load, Publishing, Verdict};
 use crate::route::{self, Onward};
-use crate::settle::{self, orphans::Orphans};
+use crate::settle::{self, finished::Finished, leases::Leases, orphans::Orphans};
 use crate::stamp::Stamp;
 
 /// Messages by where they are.
@@ -56,7 +58,12 @@ pub struct Pipeline {
     handoff: Handoff,
     publishing: Publishing,
     orphans: Orphans,
-    /// Messages of an end actor that failed and run again later: an end actor has nowhere to send them.
+    leases: Leases,
+    finished: Finished,
+    /// Messages whose use ends at a time, by that time. Bounded by the messages in flight, and some that were done sooner.
+    deadlines: BTreeSet<(Time, MessageId)>,
+    /// Messages that wait for their time: what is tried again in a moment, and what an end actor, which has nowhere to send it,
+    /// runs again later.
     postponed: BTreeSet<(Time, MessageId)>,
     /// Deliveries for which there was no room, and when they go back. Bounded by the window.
     returning: VecDeque<(Time, Tag)>,
@@ -70,11 +77,14 @@ impl Pipeline {
         Self {
             window: Window::new(settings.max_window),
             handoff: Handoff::new(settings.workers, now.mono),
+            finished: Finished::new(settings.remembered),
             settings,
             flight: Flight::default(),
             phase: Phase::Idle,
             publishing: Publishing::default(),
             orphans: Orphans::default(),
+            leases: Leases::default(),
+            deadlines: BTreeSet::new(),
             postponed: BTreeSet::new(),
             returning: VecDeque::new(),
             queues: BTreeMap::new(),
@@ -126,7 +136,8 @@ impl Pipeline {
         let returning = self.returning.front().map(|&(due, _)| due);
         let postponed = self.postponed.first().map(|&(due, _)| due);
         let handoff = self.handoff.next_timer(&self.settings, &self.flight);
-        let stages = [handoff, self.publishing.next_timer(), self.orphans.next_timer()];
+        let deadline = self.deadlines.first().map(|&(due, _)| due);
+        let stages = [handoff, self.publishing.next_timer(), self.orphans.next_timer(), self.leases.next_timer(), deadline];
         stages.into_iter().chain([unready, postponed, returning]).flatten().min()
     }
 
@@ -171,7 +182,10 @@ impl Pipeline {
                 let step = self.phase.stopped();
                 self.step(step, now, store, fx);
             }
-            transport::Event::SettleFailed { why, .. } => fx.push(Effect::Report(Report::SettleFailed { why })),
+            transport::Event::SettleFailed { tag, why } => {
+                fx.push(Effect::Report(Report::SettleFailed { why }));
+                self.lose_lease(tag, fx);
+            }
             transport::Event::Connected { .. }
             | transport::Event::Fatal { .. }
             | transport::Event::Canceled { asked: false }
@@ -203,6 +217,8 @@ impl Pipeline {
                 self.adopt(id, tag, now, fx);
                 return;
             }
+            let copy = intaken.as_ref().is_ok_and(|intaken| self.finished.knows(&intaken.head));
+            let first = delivery.is_none();
             let delivery = *delivery.get_or_insert_with(|| {
                 self.flight.deliveries.insert(Delivery {
                     tag: Some(tag),
@@ -214,7 +230,15 @@ impl Pipeline {
                     arrived: now.mono,
                 })
             });
+            if first && let Some(lease) = self.settings.lease {
+                self.leases.hold(lease, delivery, now.mono);
+            }
             match intaken {
+                Ok(intaken) if copy => {
+                    fx.observe(Observation::Deduplicated);
+                    fx.effects.extend(intaken.rebuilt.map(Effect::ReleaseSlot));
+                    settle::member_done(&mut self.flight, fx, delivery);
+                }
                 Ok(intaken) => self.admit(delivery, portion, intaken, now, store, fx),
                 Err(refusal) => self.refuse(delivery, portion, refusal, now, store, fx),
             }
@@ -230,7 +254,8 @@ impl Pipeline {
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
-        let Intaken { mut head, payload, rebuilt, suspect, crashes, misrouted } = intaken;
+        let Intaken { mut head, payload, rebuilt, suspect, crashes, misrouted, not_before_ms } = intaken;
+        let deadline = self.deadline_of(&head, now, fx);
         head.status.get_or_insert_with(|| route::first_seen(&self.settings.actor, self.stamp.at(now.wall_ms)));
         let content_type = match self.settings.emit {
             crate::flow::Emit::Native => transport::ContentType::Native,
@@ -251,11 +276,17 @@ impl Pipeline {
             doomed: None,
             ending: Ending::Open,
             arrived: now.mono,
+            deadline,
         });
-        match misrouted {
-            Some(text) => {
-                self.fail(id, reason::ROUTE_MISMATCH, failure::plain("asya.RouteMismatch", text), now, store, fx)
-            }
+        if let Some(text) = misrouted {
+            self.fail(id, reason::ROUTE_MISMATCH, failure::plain("asya.RouteMismatch", text), now, store, fx);
+            return;
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, id));
+        }
+        match not_before_ms.filter(|&due| due > now.wall_ms) {
+            Some(due) => self.wait_for(id, Duration::from_millis(due - now.wall_ms), now, store, fx),
             None => self.handoff.wait(id, suspect),
         }
     }
@@ -280,6 +311,11 @@ impl Pipeline {
                 delivery.tag = None;
             }
         }
+        self.keep_orphans(fx);
+    }
+
+    /// Keeps what is in work though its delivery is lost, for its redelivery, and drops what has not begun.
+    fn keep_orphans(&mut self, fx: &mut Effects) {
         for id in self.flight.messages.keys() {
             let Some(message) = self.flight.messages.get(id) else { continue };
             let lost = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none() && d.members == 1);
@@ -356,11 +392,11 @@ impl Pipeline {
         let Output { id, parts, payload, .. } = output;
         if let Some(reply) = reply {
             self.publishing.share(id);
-            let to = Address { message: call, purpose: Purpose::Reply, queue: Rc::from(reply) };
+            let to = Address { message: call, purpose: Purpose::Reply, queue: Rc::from(reply), delay: None };
             let load = Load { payload, parts: parts.clone(), output: Some(id) };
             self.publishing.send(&mut self.flight, fx, now, to, &head, like, load);
         }
-        let to = Address { message: call, purpose, queue };
+        let to = Address { message: call, purpose, queue, delay: None };
         let load = Load { payload, parts, output: Some(id) };
         self.publishing.send(&mut self.flight, fx, now, to, &head, like, load);
     }
@@ -378,17 +414,14 @@ impl Pipeline {
         message.state = State::Publishing;
         let doomed = message.doomed.take();
         match (end, doomed) {
-            (CallEnd::Failed { mut error, .. }, _) if in_time == InTime::No => {
-                // A cancelled task raises an exception without a word.
-                if error.message.is_empty() {
-                    error.message =
-                        format!("the handler ran longer than {:?} and was cancelled", self.settings.timeout);
-                }
-                self.fail(id, reason::TIMEOUT, error, now, store, fx)
+            (CallEnd::Failed { error, .. }, _) if in_time == InTime::No => {
+                self.out_of_time(id, Some(error), now, store, fx);
             }
-            (CallEnd::Failed { error, unparsable }, _) => {
-                let why = if unparsable { reason::PARSE_ERROR } else { reason::RUNTIME_ERROR };
-                self.fail(id, why, error, now, store, fx);
+            (CallEnd::Failed { error, unparsable: true, .. }, _) => {
+                self.fail(id, reason::PARSE_ERROR, error, now, store, fx);
+            }
+            (CallEnd::Failed { error, retry_after, .. }, _) => {
+                self.retry_or_fail(id, reason::RUNTIME_ERROR, error, retry_after, now, store, fx);
             }
             (CallEnd::Done, Some((why, error))) => self.fail(id, why, error, now, store, fx),
             (CallEnd::Done, None) if self.settings.role == Role::End => {
@@ -425,8 +458,7 @@ impl Pipeline {
         fx.observe(Observation::Suspects(blame.suspects));
         fx.push(Effect::Report(Report::WorkerDied { worker, death, suspects: blame.suspects }));
         for id in blame.timed_out {
-            let text = format!("the handler ran longer than {:?} and its worker was killed", self.settings.timeout);
-            self.fail(id, reason::TIMEOUT, failure::plain("TimeoutError", text), now, store, fx);
+            self.out_of_time(id, None, now, store, fx);
         }
         for id in blame.charged {
             self.charge(id, now, store, fx);
@@ -464,6 +496,9 @@ impl Pipeline {
         {
             let took = now.mono.since(message.arrived);
             fx.observe(Observation::Processed { ending: message.ending, took });
+            if matches!(message.ending, Ending::Success | Ending::Empty | Ending::Consumed) {
+                self.finished.remember(&message.head);
+            }
         }
         settle::finish(&mut self.flight, fx, id);
     }
@@ -492,6 +527,8 @@ impl Pipeline {
         self.hand_back_returning(now.mono, fx);
         self.publishing.tick(&mut self.flight, fx, now);
         self.orphans.tick(&mut self.flight, fx, now.mono);
+        self.extend_leases(now, fx);
+        self.expire_waiting(now, store, fx);
         self.handoff.expire(&self.settings, &mut self.flight, fx, now);
         self.handoff.restart(fx, now);
         while let Some(&(due, id)) = self.postponed.first() {

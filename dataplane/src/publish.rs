@@ -58,6 +58,8 @@ pub struct Address {
     pub purpose: Purpose,
     /// Full name of the target queue.
     pub queue: Rc<str>,
+    /// The broker is to deliver it no sooner.
+    pub delay: Option<Duration>,
 }
 
 /// The publishes that wait to be tried again, by when.
@@ -175,6 +177,7 @@ impl Publishing {
             parts: body.parts,
             output: body.output,
             bytes,
+            delay: to.delay,
             tries: 1,
             sent: now.mono,
         })));
@@ -303,6 +306,6 @@ pub fn as_publish(id: PublicationId, publication: &Publication) -> Publish<'_> {
         content_type: publication.content_type,
         message_id: &publication.id,
         body: Body { prefix, parts: &publication.parts, suffix },
-        delay: None::<Duration>,
+        delay: publication.delay,
     }
 }

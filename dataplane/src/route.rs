@@ -77,6 +77,9 @@ pub fn onward(head: &Head, meta: &[u8], index: u32, stamp: &str) -> Result<Onwar
             );
         }
     }
+    if is_retry(head) {
+        forget_attempts(&mut next.headers);
+    }
     let to = (!next.route.curr.is_empty()).then(|| next.route.curr.clone());
     let (phase, why, actor) = match &to {
         Some(actor) => (Phase::Pending, None, actor.clone()),
@@ -88,7 +91,7 @@ pub fn onward(head: &Head, meta: &[u8], index: u32, stamp: &str) -> Result<Onwar
 
 /// The head of a message that its handler ended without a result: for the success sink, its route as it was.
 pub fn ended(head: &Head, stamp: &str) -> Head {
-    let mut head = head.clone();
+    let mut head = without_attempts(head);
     let actor = head.route.curr.clone();
     head.status = Some(stamped(head.status.take(), Phase::Succeeded, Some(reason::COMPLETED), actor, stamp));
     head
@@ -96,7 +99,7 @@ pub fn ended(head: &Head, stamp: &str) -> Head {
 
 /// The head of a message that failed here: for the failure sink, headers and route as they were.
 pub fn failed(head: &Head, actor: &str, why: &'static str, error: ErrorInfo, stamp: &str) -> Head {
-    let mut head = head.clone();
+    let mut head = without_attempts(head);
     let attempt = attempt(&head, actor);
     let mut status = stamped(head.status.take(), Phase::Failed, Some(why), actor.to_owned(), stamp);
     status.attempt = attempt;
@@ -105,9 +108,87 @@ pub fn failed(head: &Head, actor: &str, why: &'static str, error: ErrorInfo, sta
     head
 }
 
-/// The head of a message that is to run here again, with one more charge.
-pub fn again(head: &Head, actor: &str, why: &'static str, stamp: &str) -> Head {
-    returned(head, actor, Some(why), 1, stamp)
+/// The head of a message that is to run here again, with one more charge: it has killed its worker so many times.
+pub fn charged(head: &Head, actor: &str, crashes: u32, stamp: &str) -> Head {
+    let mut head = returned(head, actor, Some(reason::WORKER_CRASHED), 1, stamp);
+    set_number(&mut head.headers, names::HEADER_CRASHES, crashes);
+    head
+}
+
+/// When a message that has failed runs again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// When its first attempt began, in milliseconds since the Unix epoch.
+    pub first_ms: u64,
+    /// When the next one is due, likewise.
+    pub due_ms: u64,
+    /// Attempts that its policy gives it.
+    pub attempts_max: u32,
+}
+
+/// The head of a message whose handler failed and that is to run here again.
+pub fn retried(head: &Head, actor: &str, why: &'static str, retry: Retry, stamp: &str) -> Head {
+    let mut head = returned(head, actor, Some(why), 1, stamp);
+    if let Some(status) = &mut head.status {
+        status.max_attempts = retry.attempts_max;
+    }
+    if head.headers.get(names::HEADER_FIRST_ATTEMPT).is_none() {
+        head.headers.set_str(names::HEADER_FIRST_ATTEMPT, &crate::stamp::precise(retry.first_ms));
+    }
+    head.headers.set_str(names::HEADER_NOT_BEFORE, &crate::stamp::precise(retry.due_ms));
+    head
+}
+
+/// The head of a message that failed here for good and goes on to these actors, the first of them now.
+pub fn recovered(head: &Head, actor: &str, error: ErrorInfo, attempts_max: u32, to: &[String], stamp: &str) -> Head {
+    let mut head = failed(head, actor, reason::POLICY_ROUTED, error, stamp);
+    if let Some(status) = &mut head.status {
+        status.max_attempts = attempts_max;
+    }
+    let here = std::mem::take(&mut head.route.curr);
+    head.route.prev.push(here);
+    let mut to = to.iter().cloned();
+    head.route.curr = to.next().unwrap_or_default();
+    head.route.next = to.collect();
+    head
+}
+
+/// When a message's first attempt at its actor began, in milliseconds since the Unix epoch, if it is not on its first.
+pub fn first_attempt_ms(head: &Head) -> Option<u64> {
+    let again = is_retry(head).then(|| head.headers.get_str(names::HEADER_FIRST_ATTEMPT))?;
+    crate::stamp::parse(&again?)
+}
+
+/// From when on a message is of no use any more, in milliseconds since the Unix epoch; or the text that stands there and is
+/// no time stamp.
+pub fn deadline_ms(head: &Head) -> Option<Result<u64, &str>> {
+    let text = head.status.as_ref()?.deadline_at.as_deref()?;
+    Some(crate::stamp::parse(text).ok_or(text))
+}
+
+/// Whether a head says that it is here for another attempt.
+pub fn is_retry(head: &Head) -> bool {
+    head.status.as_ref().is_some_and(|status| status.phase == Phase::Retrying)
+}
+
+/// What a head says of its attempts at this actor is of no use anywhere else.
+fn without_attempts(head: &Head) -> Head {
+    let mut head = head.clone();
+    if is_retry(&head) {
+        forget_attempts(&mut head.headers);
+    }
+    head
+}
+
+fn forget_attempts(headers: &mut Headers) {
+    for name in [names::HEADER_FIRST_ATTEMPT, names::HEADER_NOT_BEFORE, names::HEADER_CRASHES] {
+        headers.remove(name);
+    }
+}
+
+fn set_number(headers: &mut Headers, name: &str, number: u32) {
+    // A number is JSON, so that this cannot fail.
+    headers.set(name, &number.to_string()).ok();
 }
 
 /// The head of a message that is to run here again, uncharged; under suspicion, alone.
@@ -130,7 +211,7 @@ pub fn first_seen(actor: &str, stamp: &str) -> Status {
 }
 
 /// Which attempt at this actor a message is on, from 1. A status that another actor wrote says nothing about it.
-fn attempt(head: &Head, actor: &str) -> u32 {
+pub fn attempt(head: &Head, actor: &str) -> u32 {
     head.status.as_ref().filter(|s| s.actor == actor).map_or(1, |s| s.attempt.max(1))
 }
 

@@ -3,6 +3,8 @@
 //! Takes messages whose every product is confirmed, gives one settlement per delivery, after its last member. Never
 //! blocks. A delivery whose connection was lost is not settled at all: the broker has it again.
 
+pub mod finished;
+pub mod leases;
 pub mod orphans;
 
 use asya_transport::Settlement;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use asya_envelope::names;
 use asya_transport::embedded::EmbeddedTransport;
 use asya_transport::rabbitmq::RabbitMq;
-use asya_transport::{Op, QueueSpec, Transport};
+use asya_transport::{Limits, Op, QueueSpec, Transport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Sleep, sleep_until};
 
@@ -115,7 +115,7 @@ fn queues(config: &Config) -> Result<Queues, Fatal> {
     Ok(Queues { own: name(&config.actor.name)?, sink: name(&config.actor.sink)?, sump: name(&config.actor.sump)? })
 }
 
-fn settings(config: &Config, queues: &Queues) -> Settings {
+fn settings(config: &Config, queues: &Queues, limits: &Limits) -> Settings {
     Settings {
         namespace: config.actor.namespace.clone(),
         actor: config.actor.name.clone(),
@@ -143,6 +143,10 @@ fn settings(config: &Config, queues: &Queues) -> Settings {
         ready_grace: Duration::from_secs(10),
         cancel_grace: Duration::from_secs(2),
         orphan_ttl: Duration::from_secs(30),
+        resiliency: config.resiliency.clone(),
+        delays: limits.delays,
+        lease: limits.lease,
+        remembered: config.remembered,
     }
 }
 
@@ -190,7 +194,7 @@ async fn serve<T: Transport>(config: &Config, mut transport: T) -> Result<(), Fa
         .map_err(|error| Fatal::System { what: format!("listen for the runtime at {}", socket.display()), error })?;
     declare(&mut transport, config, &queues);
     let clocks = Clocks { origin: Instant::now() };
-    let pipeline = Pipeline::new(settings(config, &queues), clocks.now());
+    let pipeline = Pipeline::new(settings(config, &queues, &transport.limits()), clocks.now());
     let watcher = Watcher::new(metrics, health, &config.actor.sink, &config.actor.sump);
     tracing::info!(actor = config.actor.name, queue = queues.own, broker = transport.name(), "the sidecar is up");
     turn_until_drained(config, Sidecar::new(pipeline, transport, rim, watcher), &clocks).await

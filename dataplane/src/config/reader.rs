@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::amqp_url::{self, AmqpUrl};
 use super::near::nearest;
-use super::resiliency::{Policies, Rule};
+use crate::retry::{Policies, Rule};
 use super::settings::{Listen, LogFilter, Named};
 use super::source::Source;
 use super::value::{self, Value};

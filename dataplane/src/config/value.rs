@@ -8,7 +8,8 @@ use asya_envelope::names;
 use tracing::level_filters::LevelFilter;
 
 use super::amqp_url::{self, AmqpUrl};
-use super::resiliency::{self, Policies, Rule};
+use super::resiliency;
+use crate::retry::{Policies, Rule};
 use super::settings::{Listen, LogFilter};
 use super::vars::Kind;
 

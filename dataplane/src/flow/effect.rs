@@ -57,6 +57,13 @@ pub enum Effect {
         /// How.
         how: Settlement,
     },
+    /// Keep a delivery's lease for so long from now.
+    Extend {
+        /// Which.
+        tag: Tag,
+        /// How long.
+        by: Duration,
+    },
     /// A body is no longer needed.
     ReleaseSlot(Slot),
     /// A result is no longer needed.
@@ -111,6 +118,29 @@ pub enum Report {
     ConnectionLost {
         /// Why.
         why: String,
+    },
+    /// A message's handler failed, and it runs again later.
+    Retried {
+        /// Its id.
+        id: String,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// When it runs again.
+        delay: Duration,
+        /// What went wrong.
+        message: String,
+    },
+    /// A message's deadline is no time stamp: it runs without one.
+    BadDeadline {
+        /// Its id.
+        id: String,
+        /// What stands there.
+        text: String,
+    },
+    /// A delivery is held for as long as the broker allows: it comes again, to anyone, while its message is still here.
+    LeaseEnded {
+        /// Its message's id.
+        id: String,
     },
     /// A delivery could not be settled and will come again.
     SettleFailed {
@@ -197,6 +227,12 @@ pub enum Observation {
     Suspects(u32),
     /// A redelivery found its message still here.
     Adopted,
+    /// A message that was finished here before came again, and was not run.
+    Deduplicated,
+    /// A lease was extended.
+    LeaseExtended,
+    /// A lease ran out, or was lost, while its message was still here.
+    LeaseLost,
     /// A delivery was handed back.
     HandedBack,
     /// A publish is tried again.

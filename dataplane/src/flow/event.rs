@@ -35,6 +35,8 @@ pub enum CallEnd {
         error: ErrorInfo,
         /// The payload was not JSON after all, rather than the handler failing.
         unparsable: bool,
+        /// When the handler wants to be asked again, if it said so.
+        retry_after: Option<Duration>,
     },
 }
 

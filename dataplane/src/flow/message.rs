@@ -1,6 +1,7 @@
 //! The states of a message: its delivery, itself, and what it has produced.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use asya_envelope::{ErrorInfo, Head, Payload};
 use asya_transport::{ContentType, Part, Settlement, Slot, Tag};
@@ -93,6 +94,8 @@ pub struct Message {
     pub ending: Ending,
     /// When it arrived.
     pub arrived: Time,
+    /// From when on it is of no use any more.
+    pub deadline: Option<Time>,
 }
 
 /// How a message ended here.
@@ -108,8 +111,14 @@ pub enum Ending {
     Consumed,
     /// It is in the failure sink.
     Error,
-    /// It is in the actor's own queue again, with its charge written down.
+    /// It is in the failure sink because its deadline passed.
+    Expired,
+    /// It is in the actor's own queue again, to be run again.
     Retried,
+    /// It is in the actor's own queue again, because its time has not come.
+    Delayed,
+    /// Its attempts are used up, and it goes on where its policy says.
+    Routed,
 }
 
 /// For whom a publish is.
@@ -125,6 +134,8 @@ pub enum Purpose {
     Reply,
     /// The actor's own queue: run it again, with its charge written down.
     Again,
+    /// The actor that its retry policy names for what has used up its attempts.
+    Recovery,
 }
 
 /// One publish that is not yet confirmed.
@@ -150,6 +161,8 @@ pub struct Publication {
     pub output: Option<OutputId>,
     /// Length of the whole body in bytes.
     pub bytes: u64,
+    /// The broker is to deliver it no sooner.
+    pub delay: Option<Duration>,
     /// Tries so far.
     pub tries: u32,
     /// When it was last handed to the transport; for the latency of confirms.

@@ -16,5 +16,11 @@ pub const UNROUTABLE: &str = "Unroutable";
 pub const TOO_LARGE: &str = "MessageTooLarge";
 /// It ran beside others when their worker died, and has not run alone since: wherever it goes on, it is to.
 pub const SUSPECTED: &str = "Suspected";
+/// It was of no use any more before it had run.
+pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+/// It has had all the attempts, or all the time, that its retry policy gives.
+pub const POLICY_EXHAUSTED: &str = "PolicyExhausted";
+/// As [`POLICY_EXHAUSTED`], and its policy names where it goes on.
+pub const POLICY_ROUTED: &str = "PolicyRouted";
 /// It kills its worker even when it runs alone.
 pub const WORKER_CRASHED: &str = "WorkerCrashed";

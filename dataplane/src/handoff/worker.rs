@@ -31,6 +31,8 @@ pub struct Call {
     pub group: u64,
     /// Calls in that batch.
     pub group_size: u32,
+    /// The nearest deadline in that batch, and as much later as it has stood still.
+    pub deadline: Option<Time>,
     /// When it came to the head of the list, and as much later as it has stood still since.
     pub started: Option<Time>,
     /// Since when it stands still.
@@ -41,6 +43,15 @@ pub struct Call {
     pub cancelled: bool,
     /// It is a suspect that runs alone.
     pub alone: bool,
+}
+
+impl Call {
+    /// When its time is up: that of the actor, or less where its deadline is nearer. `None` = never, or it has not begun.
+    pub fn until(&self, settings: &Settings) -> Option<Time> {
+        let started = self.started?;
+        let timeout = (!settings.timeout.is_zero()).then(|| started.after(settings.timeout));
+        timeout.into_iter().chain(self.deadline).min()
+    }
 }
 
 /// One worker.
@@ -123,6 +134,7 @@ impl Worker {
     /// Gives it these calls, as one batch when it takes batches.
     pub fn submit(&mut self, flight: &mut Flight, fx: &mut Effects, now: Time, group: &[MessageId], alone: bool) {
         let WorkerState::Ready(id) = self.state else { return };
+        let deadline = group.iter().filter_map(|&id| flight.messages.get(id)?.deadline).min();
         self.groups += 1;
         for (at, &message) in group.iter().enumerate() {
             if let Some(record) = flight.messages.get_mut(message) {
@@ -133,6 +145,7 @@ impl Worker {
                 message,
                 group: self.groups,
                 group_size: group.len() as u32,
+                deadline,
                 started: None,
                 stalled: None,
                 stood_still: Duration::ZERO,
@@ -166,6 +179,7 @@ impl Worker {
             let stood_still = now.since(since);
             call.stood_still += stood_still;
             call.started = call.started.map(|started| started.after(stood_still));
+            call.deadline = call.deadline.map(|deadline| deadline.after(stood_still));
         }
     }
 
@@ -180,7 +194,6 @@ impl Worker {
         match self.state {
             WorkerState::Absent { restart } => restart,
             WorkerState::Dying(_) => None,
-            WorkerState::Ready(_) if settings.timeout.is_zero() => None,
             WorkerState::Ready(_) => self
                 .open
                 .iter()
@@ -188,7 +201,7 @@ impl Worker {
                 .filter(|c| c.stalled.is_none())
                 .filter_map(|c| {
                     let grace = if c.cancelled { settings.cancel_grace } else { Duration::ZERO };
-                    c.started.map(|at| at.after(settings.timeout + grace))
+                    c.until(settings).map(|until| until.after(grace))
                 })
                 .min(),
         }

@@ -106,6 +106,10 @@ families! {
         "Publishes tried again.";
     SETTLE_FAILURES = false Counter "settle_failures_total" [],
         "Deliveries that could not be settled, and come again.";
+    LEASE_EXTENSIONS = false Counter "lease_extensions_total" [],
+        "Times that the lease of a delivery was extended.";
+    LEASES_LOST = false Counter "leases_lost_total" [],
+        "Leases that ended while their message was still here: it comes again.";
     CONNECTED = false Gauge "broker_connected" ["transport"],
         "Whether the broker is connected.";
     BLOCKED = false Gauge "broker_blocked" ["transport"],

@@ -35,7 +35,8 @@ macro_rules! label {
 }
 
 label! {
-    /// How a message ended at this actor. The values after `Retried` belong to what is yet to come and stay at zero.
+    /// How a message ended at this actor. `paused` and what begins with `preflight_` belong to what is yet to come and stay
+    /// at zero.
     ProcessedStatus {
         /// Its results are on.
         Success = "success",
@@ -47,6 +48,10 @@ label! {
         Error = "error",
         /// It is in this actor's own queue again.
         Retried = "retried",
+        /// It waits in this actor's own queue for its time.
+        Delayed = "delayed",
+        /// It had been finished here before.
+        Duplicate = "duplicate",
         /// Its policy sent it elsewhere.
         PolicyRouted = "policy_routed",
         /// It waits for a person.
@@ -79,8 +84,7 @@ label! {
 }
 
 label! {
-    /// Why a message failed. `policy_exhausted`, `retry_send_failed` and `sla_timeout` belong to what is yet to come
-    /// and stay at zero.
+    /// Why a message failed. `retry_send_failed` stays at zero: what is to be tried again is sent until the broker has it.
     FailureReason {
         /// Its body is no envelope.
         ParseError = "parse_error",
@@ -98,7 +102,7 @@ label! {
         PolicyExhausted = "policy_exhausted",
         /// It could not be sent to be tried again.
         RetrySendFailed = "retry_send_failed",
-        /// Its deadline passed as it ran.
+        /// Its deadline passed, before its handler ran or while it did.
         SlaTimeout = "sla_timeout",
         /// Its handler ran past its time.
         Timeout = "timeout",

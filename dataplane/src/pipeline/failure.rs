@@ -46,7 +46,7 @@ impl Pipeline {
             return;
         }
         message.state = State::Publishing;
-        message.ending = Ending::Error;
+        message.ending = if why == reason::DEADLINE_EXCEEDED { Ending::Expired } else { Ending::Error };
         let head = route::failed(&message.head, &self.settings.actor, why, error, self.stamp.at(now.wall_ms));
         self.send_original(id, Purpose::Sump, &head, now, store, fx);
     }
@@ -65,7 +65,7 @@ impl Pipeline {
         message.state = State::Publishing;
         message.ending = Ending::Retried;
         let stamp = self.stamp.at(now.wall_ms);
-        let head = route::again(&message.head, &self.settings.actor, reason::WORKER_CRASHED, stamp);
+        let head = route::charged(&message.head, &self.settings.actor, crashes, stamp);
         self.send_original(id, Purpose::Again, &head, now, store, fx);
     }
 
@@ -79,23 +79,37 @@ impl Pipeline {
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
+        let queue = match purpose {
+            Purpose::Sump => Rc::clone(&self.settings.sump),
+            Purpose::Again => Rc::clone(&self.settings.queue),
+            _ => Rc::clone(&self.settings.sink),
+        };
+        let to = Address { message: id, purpose, queue, delay: None };
+        self.send_original_to(to, head, now, store, fx);
+    }
+
+    /// The same, to any queue and at any time.
+    pub(super) fn send_original_to(
+        &mut self,
+        to: Address,
+        head: &Head,
+        now: Now,
+        store: &mut dyn Store,
+        fx: &mut Effects,
+    ) {
+        let id = to.message;
         let Some(message) = self.flight.messages.get(id) else { return };
         let Some(delivery) = self.flight.deliveries.get(message.delivery) else { return };
         let Some(slot) = message.rebuilt.or(delivery.slot) else { return };
         let (payload, like) = (message.payload, message.content_type);
         let part = store.part(slot, payload.offset, payload.len);
         let load = || Load { payload, parts: vec![part], output: None };
-        let reply = if purpose == Purpose::Again { None } else { head.headers.get_str(names::HEADER_REPLY_TO) };
+        let is_end = matches!(to.purpose, Purpose::Sump | Purpose::Sink);
+        let reply = if is_end { head.headers.get_str(names::HEADER_REPLY_TO) } else { None };
         if let Some(reply) = reply {
-            let to = Address { message: id, purpose: Purpose::Reply, queue: Rc::from(reply) };
+            let to = Address { message: id, purpose: Purpose::Reply, queue: Rc::from(reply), delay: None };
             self.publishing.send(&mut self.flight, fx, now, to, head, like, load());
         }
-        let queue = match purpose {
-            Purpose::Sump => Rc::clone(&self.settings.sump),
-            Purpose::Again => Rc::clone(&self.settings.queue),
-            _ => Rc::clone(&self.settings.sink),
-        };
-        let to = Address { message: id, purpose, queue };
         self.publishing.send(&mut self.flight, fx, now, to, head, like, load());
     }
 
@@ -147,9 +161,10 @@ impl Pipeline {
             doomed: None,
             ending: if purpose == Purpose::Again { Ending::Retried } else { Ending::Error },
             arrived: now.mono,
+            deadline: None,
         });
         let queue = if purpose == Purpose::Again { &self.settings.queue } else { &self.settings.sump };
-        let to = Address { message: id, purpose, queue: Rc::clone(queue) };
+        let to = Address { message: id, purpose, queue: Rc::clone(queue), delay: None };
         match refusal {
             Refusal::Malformed(error) if !matches!(error, DecodeError::UnknownVersion { .. }) => {
                 let stamp = self.stamp.at(now.wall_ms);
@@ -199,7 +214,7 @@ impl Pipeline {
         }
         match message.state {
             State::Running(_) | State::Waiting => message.doomed = Some((why, error)),
-            _ if message.ending == Ending::Error => self.finish_if_confirmed(id, now, fx),
+            _ if matches!(message.ending, Ending::Error | Ending::Expired) => self.finish_if_confirmed(id, now, fx),
             _ => self.fail(id, why, error, now, store, fx),
         }
     }

@@ -5,10 +5,13 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use asya_transport::{ContentType, Memory, Outcome, Part, Piece, Redelivery, Room, Settlement, Slot, Tag, Token};
+use asya_transport::{ContentType, Delays, Memory, Outcome, Part, Piece, Redelivery, Room, Settlement, Slot, Tag, Token};
 
 use super::*;
 use crate::flow::{Emit, PublicationId};
+use crate::retry::Resiliency;
+
+mod time;
 
 /// Bodies, and how many bytes may still be reserved.
 #[derive(Default)]
@@ -58,6 +61,34 @@ impl Store for Bodies {
     }
 }
 
+fn settings(role: Role) -> Settings {
+    Settings {
+        namespace: "ns".into(),
+        actor: "a".into(),
+        queue: Rc::from("asya-ns-a"),
+        sink: Rc::from("asya-ns-x-sink"),
+        sump: Rc::from("asya-ns-x-sump"),
+        role,
+        emit: Emit::AsArrived,
+        timeout: Duration::ZERO,
+        workers: 1,
+        max_window: 8,
+        batch_bytes: 1 << 20,
+        batch_wait: Duration::ZERO,
+        crash_limit: 3,
+        unroutable_tries: 3,
+        backoff: Duration::from_secs(1),
+        backoff_cap: Duration::from_secs(30),
+        ready_grace: Duration::from_secs(10),
+        cancel_grace: Duration::from_secs(2),
+        orphan_ttl: Duration::from_secs(30),
+        resiliency: Resiliency::default(),
+        delays: Delays::Any,
+        lease: None,
+        remembered: 0,
+    }
+}
+
 struct Core {
     pipeline: Pipeline,
     bodies: Bodies,
@@ -67,27 +98,9 @@ struct Core {
 
 impl Core {
     fn new(role: Role) -> Self {
-        let settings = Settings {
-            namespace: "ns".into(),
-            actor: "a".into(),
-            queue: Rc::from("asya-ns-a"),
-            sink: Rc::from("asya-ns-x-sink"),
-            sump: Rc::from("asya-ns-x-sump"),
-            role,
-            emit: Emit::AsArrived,
-            timeout: Duration::ZERO,
-            workers: 1,
-            max_window: 8,
-            batch_bytes: 1 << 20,
-            batch_wait: Duration::ZERO,
-            crash_limit: 3,
-            unroutable_tries: 3,
-            backoff: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(30),
-            ready_grace: Duration::from_secs(10),
-            cancel_grace: Duration::from_secs(2),
-            orphan_ttl: Duration::from_secs(30),
-        };
+        Self::with(settings(role))
+    }
+    fn with(settings: Settings) -> Self {
         let pipeline = Pipeline::new(settings, Now::default());
         Self { pipeline, bodies: Bodies::default(), now: Now::default(), deliveries: 0 }
     }
@@ -134,9 +147,19 @@ impl Core {
         (tag, self.handle(Event::Broker(transport::Event::Delivered(delivery))))
     }
 
+    /// What a publish says around its payload.
+    fn frame(&self, id: PublicationId) -> String {
+        self.pipeline.flight.publications.get(id).map(|p| String::from_utf8_lossy(&p.frame).into_owned()).unwrap()
+    }
+
+    fn confirm(&mut self, id: PublicationId) -> Vec<Effect> {
+        let token = Token(id.as_u64());
+        self.handle(Event::Broker(transport::Event::Published { token, outcome: Outcome::Confirmed }))
+    }
+
     /// Tells the end of a call and gives what follows.
     fn fail(&mut self, worker: WorkerId, call: MessageId) -> Vec<Effect> {
-        let end = CallEnd::Failed { error: error_info("ValueError", "no".into()), unparsable: false };
+        let end = CallEnd::Failed { error: error_info("ValueError", "no".into()), unparsable: false, retry_after: None };
         self.worker(WorkerEvent::Ended { worker, call, end, elapsed: Duration::from_secs(1) })
     }
 }
@@ -228,17 +251,19 @@ fn a_worker_that_says_ready_twice_keeps_its_calls() {
 }
 
 #[test]
-fn a_runtime_that_is_replaced_charges_nobody() {
+fn a_runtime_that_is_gone_as_a_whole_charges_what_ran_alone_and_nothing_else() {
     let mut core = Core::new(Role::Regular);
     core.ready(FIRST);
     core.deliver(PLAIN);
-    core.worker(WorkerEvent::Died { worker: FIRST, death: Death::Crashed });
+    let effects = core.worker(WorkerEvent::Died { worker: FIRST, death: Death::Detached });
+    assert_eq!(published(&effects), [], "it may have been any of its company");
     let effects = core.ready(SECOND);
     assert!(matches!(submitted(&effects)[..], [(_, true)]), "it runs alone: {effects:?}");
+    // Out of memory, say: the kernel ends the whole container.
     let effects = core.worker(WorkerEvent::Died { worker: SECOND, death: Death::Detached });
-    assert!(!effects.iter().any(|e| matches!(e, Effect::Publish(_))), "no charge is written down: {effects:?}");
-    let effects = core.ready(WorkerId { index: 0, generation: 3 });
-    assert!(matches!(submitted(&effects)[..], [(_, true)]), "{effects:?}");
+    let [charge] = published(&effects)[..] else { panic!("{effects:?}") };
+    let frame = core.frame(charge);
+    assert!(frame.contains(r#""attempt":2"#) && frame.contains(r#""x-asya-crashes":1"#), "{frame}");
 }
 
 #[test]
@@ -353,7 +378,7 @@ fn a_cancelled_call_that_fails_without_a_word_is_told_why() {
     core.ready(FIRST);
     let (_, effects) = core.deliver(PLAIN);
     let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
-    let end = CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false };
+    let end = CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false, retry_after: None };
     let elapsed = Duration::from_secs(1);
     let effects = core.worker(WorkerEvent::Ended { worker: FIRST, call, end, elapsed });
     let why = "CancelledError: the handler ran longer than 1s and was cancelled";

@@ -1,5 +1,7 @@
 //! The packets of the control socket: section 1 of `docs/RING.md`.
 
+use std::time::Duration;
+
 use asya_envelope::ErrorInfo;
 use asya_ring::Geometry;
 use serde::{Deserialize, Serialize};
@@ -73,9 +75,16 @@ pub(super) struct RaisedError {
     traceback: Option<String>,
     #[serde(default)]
     kind: Option<String>,
+    #[serde(default)]
+    retry_after: Option<f64>,
 }
 
 impl RaisedError {
+    /// When the handler wants to be asked again, if it said so and it is a length of time.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.retry_after?).ok()
+    }
+
     /// Whether the payload was at fault rather than the handler.
     pub(super) fn is_unparsable(&self) -> bool {
         self.kind.as_deref() == Some("msg_parsing_error")

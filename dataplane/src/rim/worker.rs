@@ -164,6 +164,7 @@ impl Attached {
                             format!("{} bytes of headers cannot be handed over: {error}", next.context.len()),
                         ),
                         unparsable: false,
+                        retry_after: None,
                     },
                     elapsed: Duration::ZERO,
                 }),
@@ -374,8 +375,8 @@ impl Attached {
         }
         match serde_json::from_slice::<RaisedError>(&text) {
             Ok(raised) => {
-                let unparsable = raised.is_unparsable();
-                CallEnd::Failed { error: raised.into_info(), unparsable }
+                let (unparsable, retry_after) = (raised.is_unparsable(), raised.retry_after());
+                CallEnd::Failed { error: raised.into_info(), unparsable, retry_after }
             }
             Err(_) => CallEnd::Failed {
                 error: ErrorInfo {
@@ -385,6 +386,7 @@ impl Attached {
                     traceback: None,
                 },
                 unparsable: false,
+                retry_after: None,
             },
         }
     }

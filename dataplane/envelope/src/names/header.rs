@@ -8,6 +8,10 @@ pub const HEADER_TRACESTATE: &str = "tracestate";
 pub const HEADER_REPLY_TO: &str = "x-asya-reply-to";
 /// RFC 3339: when the first attempt began; written once.
 pub const HEADER_FIRST_ATTEMPT: &str = "x-asya-first-attempt";
+/// When a message that waits to be tried again is due, RFC 3339 with milliseconds; for its own actor alone.
+pub const HEADER_NOT_BEFORE: &str = "x-asya-not-before";
+/// How often a message has killed its worker alone at its actor, where its attempts also had other reasons.
+pub const HEADER_CRASHES: &str = "x-asya-crashes";
 /// The gateway to report to.
 pub const HEADER_GATEWAY_URL: &str = "x-asya-gateway-url";
 /// `off` = report nothing.

@@ -59,6 +59,7 @@ impl Bench {
             doomed: None,
             ending: Ending::Open,
             arrived: Time(0),
+            deadline: None,
         });
         (id, slot)
     }

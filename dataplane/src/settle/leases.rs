@@ -1,0 +1,57 @@
+//! Leases: deliveries that the broker lends for a time, extended while their messages are here.
+//!
+//! Takes deliveries as they arrive, gives extensions in time, and at last those that cannot be held any longer. Waiting
+//! messages are extended like running ones. Never blocks. An extension that comes too late is the transport's to tell.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use asya_transport::Lease;
+
+use crate::flow::{DeliveryId, Effect, Effects, Flight, Observation, Time};
+
+/// A lease is extended once this part of it is over: what does not get through at once has as long again.
+const PART: u32 = 2;
+
+/// A delivery is let go so long before the broker's longest time is over: what is on its way to be settled still can be.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// The leases of all deliveries that are held.
+#[derive(Debug, Default)]
+pub struct Leases {
+    due: BTreeSet<(Time, DeliveryId)>,
+}
+
+impl Leases {
+    /// A delivery has arrived.
+    pub fn hold(&mut self, lease: Lease, id: DeliveryId, now: Time) {
+        self.due.insert((now.after(lease.lasts / PART), id));
+    }
+
+    /// Extends what is due; gives what cannot be held any longer.
+    pub fn tick(&mut self, lease: Lease, flight: &Flight, fx: &mut Effects, now: Time) -> Vec<DeliveryId> {
+        let mut ended = Vec::new();
+        while let Some(&(due, id)) = self.due.first()
+            && due <= now
+        {
+            self.due.pop_first();
+            let Some(delivery) = flight.deliveries.get(id) else { continue };
+            let Some(tag) = delivery.tag else { continue };
+            let left = lease.longest.saturating_sub(now.since(delivery.arrived)).saturating_sub(MARGIN.min(lease.longest / 4));
+            let by = lease.lasts.min(left);
+            if by.is_zero() {
+                ended.push(id);
+                continue;
+            }
+            fx.push(Effect::Extend { tag, by });
+            fx.observe(Observation::LeaseExtended);
+            self.due.insert((now.after(if by < lease.lasts { by } else { by / PART }), id));
+        }
+        ended
+    }
+
+    /// When [`Leases::tick`] has something to do.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.due.first().map(|&(due, _)| due)
+    }
+}
