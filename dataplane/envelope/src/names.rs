@@ -73,6 +73,11 @@ pub enum NameError {
     },
 }
 
+/// What the names of a namespace's queues begin with, `asya-{namespace}-`.
+pub fn queue_prefix(namespace: &str) -> String {
+    format!("{PREFIX}-{namespace}-")
+}
+
 /// The full name of an actor's queue, `asya-{namespace}-{actor}`. Older names of system actors stand for the newer ones.
 /// A name that would be too long is cut and ends in a hash of the whole.
 pub fn queue_name(namespace: &str, actor: &str) -> Result<String, NameError> {
@@ -84,7 +89,7 @@ pub fn queue_name(namespace: &str, actor: &str) -> Result<String, NameError> {
             return Err(NameError::ReservedSuffix { name: actor.to_owned(), suffix });
         }
     }
-    let name = format!("{PREFIX}-{namespace}-{actor}");
+    let name = format!("{}{actor}", queue_prefix(namespace));
     if name.len() <= MAX_BASE_NAME {
         return Ok(name);
     }

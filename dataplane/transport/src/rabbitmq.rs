@@ -12,7 +12,7 @@
 //! loss.
 //!
 //! What a queue is declared as is written at `topology`: quorum, durable, dead-lettering at least once, refusing when
-//! full.
+//! full. How a message is delayed is written at `ladder`.
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -20,6 +20,7 @@ mod backoff;
 pub mod config;
 mod consumer;
 mod handshake;
+mod ladder;
 mod link;
 mod ordered;
 mod publisher;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use config::{Compatibility, ConfigError, Password, RabbitMqConfig, TlsConfig};
+pub use ladder::{RUNGS, delay_queues};
 use session::Session;
 
 use crate::api::{Delays, Event, Limits, Memory, Op, Transport};
@@ -104,7 +106,7 @@ impl Transport for RabbitMq {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: self.session.message_limit(), delays: Delays::Ladder(&[]), lease: None }
+        Limits { max_message_bytes: self.session.message_limit(), delays: Delays::Ladder(&RUNGS), lease: None }
     }
 
     fn name(&self) -> &'static str {

@@ -112,12 +112,12 @@ fn declare_with(out: &mut Vec<u8>, channel: u16, queue: &str, bits: u8, argument
     });
 }
 
-/// `exchange.declare` of a durable topic exchange.
-pub fn exchange_declare_topic(out: &mut Vec<u8>, channel: u16, exchange: &str) {
+/// `exchange.declare` of a durable exchange of this kind (`topic`, `fanout`).
+pub fn exchange_declare(out: &mut Vec<u8>, channel: u16, exchange: &str, kind: &str) {
     method(out, channel, id::EXCHANGE_DECLARE, |out| {
         put_u16(out, 0);
         put_short_str(out, exchange);
-        put_short_str(out, "topic");
+        put_short_str(out, kind);
         out.push(0b0_0010);
         put_table(out, &[]);
     });
@@ -195,14 +195,14 @@ pub fn reject(out: &mut Vec<u8>, channel: u16, delivery_tag: u64) {
     });
 }
 
-/// `basic.publish` to the default exchange: persistent, mandatory, numbered `sequence` for a return. Parts of the body
-/// stay where they are.
-pub fn publish(out: &mut Outbox, channel: u16, frame_max: u32, sequence: u64, message: &Publish<'_>) {
+/// `basic.publish` to an exchange (`""` is the default one), the message's queue as the key: persistent, mandatory,
+/// numbered `sequence` for a return. Parts of the body stay where they are.
+pub fn publish(out: &mut Outbox, channel: u16, frame_max: u32, sequence: u64, exchange: &str, message: &Publish<'_>) {
     let total = message.body.len();
     out.own(|out| {
         method(out, channel, id::BASIC_PUBLISH, |out| {
             put_u16(out, 0);
-            out.push(0); // the default exchange
+            put_short_str(out, exchange);
             put_short_str(out, message.queue);
             out.push(MANDATORY);
         });

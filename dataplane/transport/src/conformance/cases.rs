@@ -32,6 +32,7 @@ macro_rules! conformance_list {
             publishing: long_ids_do_no_harm,
             publishing: large_and_small_bodies_mix,
             publishing: delay_is_never_early,
+            publishing: a_delay_on_the_way_to_nowhere_is_told,
             publishing: a_blocked_broker_loses_nothing,
             queues: a_declared_queue_is_there,
             queues: a_dead_letter_queue_is_declared_with_its_queue,

@@ -42,6 +42,9 @@ pub struct RabbitMqConfig {
     pub connect_timeout: Duration,
     /// TLS, where it is wanted.
     pub tls: Option<TlsConfig>,
+    /// What the names of the queues begin with in which delayed messages wait (see [`super::delay_queues`]). One for each
+    /// namespace: whoever shares it shares the queues.
+    pub delay_prefix: String,
     /// Bind declared queues to an exchange too, for publishers of existing Asya installations.
     pub compatibility: Option<Compatibility>,
     /// The broker's `max_message_size`, where it is known. Where it is not, it is learnt from the first refusal.
@@ -104,6 +107,7 @@ impl fmt::Debug for RabbitMqConfig {
             .field("frame_max", &self.frame_max)
             .field("connect_timeout", &self.connect_timeout)
             .field("tls", &self.tls)
+            .field("delay_prefix", &self.delay_prefix)
             .field("compatibility", &self.compatibility)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("longest_hold", &self.longest_hold)
@@ -146,6 +150,7 @@ impl Default for RabbitMqConfig {
             frame_max: FRAME_MAX_DEFAULT,
             connect_timeout: Duration::from_secs(10),
             tls: None,
+            delay_prefix: "asya-default-".into(),
             compatibility: None,
             max_message_bytes: None,
             longest_hold: Duration::ZERO,

@@ -2,10 +2,12 @@
 //!
 //! Takes publishes and frames (as a [`Frames`]); gives exactly one [`Event::Published`] each, and [`Event::Blocked`].
 //! Never blocks. A return says nothing of which publish it was but what that publish carries, so each carries its
-//! number; the confirm that follows a return is the end of it, as unroutable.
+//! number; the confirm that follows a return is the end of it, as unroutable. What is to be delayed goes through a
+//! [`Ladder`], and may have to wait there until its rung is declared; everything else passes it.
 
 use super::handshake::{CHANNEL, TOPOLOGY_CHANNEL};
-use super::link::{Frames, Link, LinkError};
+use super::ladder::{Ladder, Rung};
+use super::link::{Frames, LinkError};
 use super::ordered::Ordered;
 use super::topology::Topology;
 use crate::amqp::encode::SEQUENCE_HEADER;
@@ -22,6 +24,8 @@ struct Open {
     token: Token,
     len: u64,
     returned: bool,
+    /// Where it waits, when it is delayed.
+    rung: Option<Rung>,
 }
 
 /// See the module.
@@ -29,23 +33,54 @@ struct Open {
 pub(crate) struct Publisher {
     /// The number of the last publish: the broker counts along.
     sequence: u64,
+    frame_max: u32,
     open: Ordered<Open>,
     /// A return whose header comes next.
     returning: bool,
     blocked: bool,
     pub(crate) topology: Topology,
+    ladder: Ladder,
 }
 
 impl Publisher {
-    pub(crate) fn new(topology: Topology) -> Self {
-        Self { sequence: 0, open: Ordered::default(), returning: false, blocked: false, topology }
+    pub(crate) fn new(frame_max: u32, topology: Topology, ladder: Ladder) -> Self {
+        Self { sequence: 0, frame_max, open: Ordered::default(), returning: false, blocked: false, topology, ladder }
     }
 
-    /// Puts a message into the outbox of its connection.
-    pub(crate) fn publish(&mut self, message: &Publish<'_>, link: &mut Link) {
+    /// Puts a message into the outbox of its connection, unless it has to wait until its rung is there.
+    pub(crate) fn publish(&mut self, message: &Publish<'_>, rung: Option<Rung>, out: &mut Outbox) {
+        match rung {
+            Some(rung) if !self.ladder.is_there(rung, message.queue) => {
+                for job in self.ladder.hold(message, rung) {
+                    self.topology.add(job, out);
+                }
+            }
+            _ => self.send(message, rung, out),
+        }
+    }
+
+    fn send(&mut self, message: &Publish<'_>, rung: Option<Rung>, out: &mut Outbox) {
         self.sequence += 1;
-        encode::publish(&mut link.out, CHANNEL, link.frame_max, self.sequence, message);
-        self.open.push(self.sequence, Open { token: message.token, len: message.body.len(), returned: false });
+        let exchange = rung.map(|rung| self.ladder.exchange(rung)).unwrap_or_default();
+        encode::publish(out, CHANNEL, self.frame_max, self.sequence, &exchange, message);
+        let open = Open { token: message.token, len: message.body.len(), returned: false, rung };
+        self.open.push(self.sequence, open);
+    }
+
+    /// Something is known of the ladder: goes on with what waited for it.
+    fn advance(&mut self, out: &mut Outbox) {
+        let (leave, jobs) = self.ladder.advance();
+        for held in leave {
+            self.send(&held.message(), Some(held.rung), out);
+        }
+        for job in jobs {
+            self.topology.add(job, out);
+        }
+    }
+
+    /// Whether a publish waits for anything but the socket.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.ladder.is_holding()
     }
 
     /// The connection is lost: answers every publish that is open, those longer than `limit` as too large.
@@ -57,6 +92,7 @@ impl Publisher {
             };
             events.push(Event::Published { token: open.token, outcome });
         });
+        self.ladder.end(events);
         if self.blocked {
             events.push(Event::Blocked(false));
         }
@@ -65,8 +101,8 @@ impl Publisher {
 
     fn method(&mut self, method: &Method<'_>, out: &mut Outbox, events: &mut Vec<Event>) -> Result<(), LinkError> {
         match *method {
-            Method::Ack { delivery_tag, multiple } => self.confirm(delivery_tag, multiple, true, events),
-            Method::Nack { delivery_tag, multiple } => self.confirm(delivery_tag, multiple, false, events),
+            Method::Ack { delivery_tag, multiple } => self.confirm(delivery_tag, multiple, true, out, events),
+            Method::Nack { delivery_tag, multiple } => self.confirm(delivery_tag, multiple, false, out, events),
             Method::Return { .. } => self.returning = true,
             Method::ChannelFlow { active } => out.own(|out| encode::flow_ok(out, CHANNEL, active)),
             Method::ChannelClose(close) => {
@@ -77,12 +113,18 @@ impl Publisher {
         Ok(())
     }
 
-    fn confirm(&mut self, number: u64, multiple: bool, taken: bool, events: &mut Vec<Event>) {
-        let mut answer = |open: Open| {
-            let outcome = match (taken, open.returned) {
-                (_, true) => Outcome::Unroutable,
-                (true, false) => Outcome::Confirmed,
-                (false, false) => Outcome::Refused("the queue is full or not available".to_owned()),
+    fn confirm(&mut self, number: u64, multiple: bool, taken: bool, out: &mut Outbox, events: &mut Vec<Event>) {
+        let mut missing = None;
+        let answer = |open: Open| {
+            let outcome = match (taken, open.returned, open.rung) {
+                (_, true, None) => Outcome::Unroutable,
+                // Its target may well be there.
+                (_, true, Some(rung)) => {
+                    missing = Some(rung);
+                    Outcome::Refused("the queue for this delay was gone; it is made again".to_owned())
+                }
+                (true, false, _) => Outcome::Confirmed,
+                (false, false, _) => Outcome::Refused("the queue is full or not available".to_owned()),
             };
             events.push(Event::Published { token: open.token, outcome });
         };
@@ -90,8 +132,12 @@ impl Publisher {
             // 0 stands for all, see the specification of `basic.ack`.
             let last = if number == 0 { u64::MAX } else { number };
             self.open.take_through(last, answer);
-        } else if let Some(open) = self.open.take(number) {
-            answer(open);
+        } else {
+            self.open.take(number).map(answer);
+        }
+        if let Some(rung) = missing {
+            self.ladder.forget(rung);
+            self.advance(out);
         }
     }
 }
@@ -106,7 +152,12 @@ impl Frames for Publisher {
     ) -> Result<(), LinkError> {
         match frame {
             Frame::Method { channel: CHANNEL, method } => return self.method(&method, out, events),
-            Frame::Method { channel: TOPOLOGY_CHANNEL, method } => return self.topology.method(&method, out, events),
+            Frame::Method { channel: TOPOLOGY_CHANNEL, method } => {
+                if let Some(found) = self.topology.method(&method, out, events)? {
+                    self.ladder.found(found, events);
+                    self.advance(out);
+                }
+            }
             Frame::Header { channel: CHANNEL, header } if self.returning => {
                 self.returning = false;
                 if let Some(Value::Int(number)) = header.headers.get(SEQUENCE_HEADER)

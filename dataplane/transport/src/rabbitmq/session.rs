@@ -17,6 +17,7 @@ use super::backoff::Backoff;
 use super::config::RabbitMqConfig;
 use super::consumer::{Consumer, Wanted, refuses_timeout};
 use super::handshake::{OpenError, Opened, Role, open};
+use super::ladder::{Ladder, Rung};
 use super::link::{Frames as _, Link, LinkError};
 use super::publisher::Publisher;
 use super::topology::{Job, Spec, Topology};
@@ -167,13 +168,18 @@ impl Session {
     }
 
     fn publish(&mut self, message: &Publish<'_>) {
+        let rung = message.delay.map(Rung::of);
+        let name_len = |rung: Rung| rung.name(&self.config.delay_prefix).len();
         let outcome = match (self.connected, self.publishing.up()) {
-            _ if message.delay.is_some_and(|delay| !delay.is_zero()) => Outcome::Unsupported("delayed messages"),
+            _ if rung == Some(None) => Outcome::Unsupported("delays between the steps of the ladder"),
+            _ if rung.flatten().is_some_and(|rung| name_len(rung) > NAME_MAX) => {
+                Outcome::Unsupported("delays, with a delay_prefix that makes names of more than 255 bytes")
+            }
             _ if message.queue.len() > NAME_MAX => Outcome::Unsupported("queue names of more than 255 bytes"),
             _ if self.message_limit.is_some_and(|limit| message.body.len() > limit) => {
                 Outcome::TooLarge(self.message_limit.unwrap_or_default())
             }
-            (true, Some((link, publisher))) => return publisher.publish(message, link),
+            (true, Some((link, publisher))) => return publisher.publish(message, rung.flatten(), &mut link.out),
             _ => Outcome::Lost,
         };
         self.ready.push(Event::Published { token: message.token, outcome });
@@ -224,7 +230,7 @@ impl Session {
             return !self.publishing.is_up() && !self.consuming.is_up();
         }
         let published = match &self.publishing {
-            Side::Up(up) => up.0.is_flushed(),
+            Side::Up(up) => up.0.is_flushed() && !up.1.is_holding(),
             _ => true,
         };
         published
@@ -344,7 +350,8 @@ impl Session {
             let answer = std::mem::take(&mut remembered.owed);
             topology.add(Job::Declare { spec: remembered.spec.clone(), answer }, &mut link.out);
         }
-        self.publishing = Side::Up(Box::new((link, Publisher::new(topology))));
+        let publisher = Publisher::new(link.frame_max, topology, Ladder::new(self.config.delay_prefix.clone()));
+        self.publishing = Side::Up(Box::new((link, publisher)));
     }
 
     fn opened_consuming(&mut self, opened: Opened) {
@@ -475,6 +482,8 @@ impl Session {
     fn unfinished(&mut self, topology: Topology, why: &str, events: &mut Vec<Event>) {
         for job in topology.into_unfinished() {
             match job {
+                // What waited for these is answered.
+                Job::Rung { .. } | Job::Find { .. } => {}
                 Job::Depth { queue } => events.push(Event::DeclareFailed { queue, why: why.to_owned() }),
                 Job::Declare { spec, answer } => {
                     if let Some(remembered) = self.declares.iter_mut().find(|d| d.spec.queue == spec.queue) {

@@ -5,6 +5,7 @@ mod client;
 mod connecting;
 mod consuming;
 mod declaring;
+mod delaying;
 mod flushing;
 mod frames;
 mod losing;

@@ -1,7 +1,7 @@
 //! Declaring queues and asking for their depth, on a channel of their own.
 //!
-//! Takes [`Job`]s; gives [`Event::Declared`], [`Event::DeclareFailed`] and [`Event::Depth`]. One request is under way
-//! at a time. Never blocks. A refusal closes the channel, which is opened again for the next request; every job ends
+//! Takes [`Job`]s; gives [`Event::Declared`], [`Event::DeclareFailed`] and [`Event::Depth`], and to the ladder of delays
+//! what it has [`Found`]. One request is under way at a time. Never blocks. A refusal closes the channel, which is opened again for the next request; every job ends
 //! after a fixed number of requests, so a refusal is never repeated in a loop.
 //!
 //! To have a queue means: ask whether it is there (a passive declare). If it is, declare it as it should be, which
@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::handshake::TOPOLOGY_CHANNEL;
+use super::ladder::{Found, Rung};
 use super::version::Version;
 use super::{config::Compatibility, link::LinkError};
 use crate::amqp::method::Method;
@@ -49,6 +50,10 @@ pub(crate) enum Job {
     Declare { spec: Spec, answer: bool },
     /// How deep is it?
     Depth { queue: String },
+    /// Have this rung of the ladder: a queue and an exchange of this name, bound. The answer is a [`Found`].
+    Rung { rung: Rung, name: String },
+    /// Is it there? The answer is a [`Found`].
+    Find { queue: String },
 }
 
 /// The job under way.
@@ -68,9 +73,11 @@ enum Step {
     Compare { dead_letter: bool },
     /// It is not: make it.
     Make { dead_letter: bool },
-    /// Bind it for publishers of the existing Asya.
+    /// Bind it: for publishers of the existing Asya, or a rung's to its exchange, which is declared first.
     Bind,
-    /// How deep is it?
+    /// The rung's exchange is there and different: bind to it as it is.
+    BindAsItIs,
+    /// How deep is it? Is it there?
     Depth,
 }
 
@@ -113,7 +120,8 @@ impl Topology {
         };
         let step = match &job {
             Job::Declare { spec, .. } => Step::Ask { dead_letter: spec.dead_letter.is_some() },
-            Job::Depth { .. } => Step::Depth,
+            Job::Rung { .. } => Step::Ask { dead_letter: false },
+            Job::Depth { .. } | Job::Find { .. } => Step::Depth,
         };
         let running = Running { job, step, differs: None };
         self.request(&running, out);
@@ -122,7 +130,18 @@ impl Topology {
 
     fn request(&self, running: &Running, out: &mut Outbox) {
         out.own(|out| match (&running.job, running.step) {
-            (Job::Depth { queue }, _) => encode::declare_passive(out, TOPOLOGY_CHANNEL, queue),
+            (Job::Depth { queue } | Job::Find { queue }, _) | (Job::Rung { name: queue, .. }, Step::Ask { .. }) => {
+                encode::declare_passive(out, TOPOLOGY_CHANNEL, queue);
+            }
+            (Job::Rung { rung, name }, Step::Compare { .. } | Step::Make { .. }) => {
+                encode::declare(out, TOPOLOGY_CHANNEL, name, &rung.arguments(self.version));
+            }
+            (Job::Rung { name, .. }, step) => {
+                if step == Step::Bind {
+                    encode::exchange_declare(out, TOPOLOGY_CHANNEL, name, "fanout");
+                }
+                encode::bind(out, TOPOLOGY_CHANNEL, name, name, "");
+            }
             (Job::Declare { spec, .. }, Step::Ask { dead_letter }) => {
                 encode::declare_passive(out, TOPOLOGY_CHANNEL, spec.target(dead_letter));
             }
@@ -130,9 +149,9 @@ impl Topology {
                 let arguments = spec.arguments(dead_letter, self.version);
                 encode::declare(out, TOPOLOGY_CHANNEL, spec.target(dead_letter), &arguments);
             }
-            (Job::Declare { spec, .. }, Step::Bind | Step::Depth) => {
+            (Job::Declare { spec, .. }, Step::Bind | Step::BindAsItIs | Step::Depth) => {
                 if let Some((exchange, key)) = self.binding(&spec.queue) {
-                    encode::exchange_declare_topic(out, TOPOLOGY_CHANNEL, exchange);
+                    encode::exchange_declare(out, TOPOLOGY_CHANNEL, exchange, "topic");
                     encode::bind(out, TOPOLOGY_CHANNEL, &spec.queue, exchange, key);
                 }
             }
@@ -151,9 +170,9 @@ impl Topology {
         method: &Method<'_>,
         out: &mut Outbox,
         events: &mut Vec<Event>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<Option<Found>, LinkError> {
         let answer = match *method {
-            Method::ChannelOpenOk | Method::ExchangeDeclareOk => return Ok(()),
+            Method::ChannelOpenOk | Method::ExchangeDeclareOk => return Ok(None),
             Method::QueueDeclareOk { messages, .. } => Ok(u64::from(messages)),
             Method::QueueBindOk => Ok(0),
             Method::ChannelClose(close) => {
@@ -167,7 +186,7 @@ impl Topology {
             _ => return Err(LinkError::Unexpected("on the channel of declarations")),
         };
         let Some(mut running) = self.running.take() else {
-            return if answer.is_ok() { Err(LinkError::Unexpected("an answer without a request")) } else { Ok(()) };
+            return if answer.is_ok() { Err(LinkError::Unexpected("an answer without a request")) } else { Ok(None) };
         };
         match self.next_step(&mut running, answer) {
             Next::Request(step) => {
@@ -179,18 +198,30 @@ impl Topology {
                 events.extend(event);
                 self.start(out);
             }
+            Next::Found(found) => {
+                self.start(out);
+                return Ok(Some(found));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn next_step(&self, running: &mut Running, answer: Result<u64, (u16, String)>) -> Next {
-        let Job::Declare { spec, answer: told } = &running.job else {
-            let Job::Depth { queue } = &running.job else { return Next::Done(None) };
-            let queue = queue.clone();
-            return Next::Done(Some(match answer {
-                Ok(ready) => Event::Depth { queue, ready, unsettled: None },
-                Err((_, why)) => Event::DeclareFailed { queue, why },
-            }));
+    fn next_step(&self, running: &mut Running, answer: Answer) -> Next {
+        let (spec, told) = match &running.job {
+            Job::Declare { spec, answer } => (spec, answer),
+            Job::Depth { queue } => {
+                let queue = queue.clone();
+                return Next::Done(Some(match answer {
+                    Ok(ready) => Event::Depth { queue, ready, unsettled: None },
+                    Err((_, why)) => Event::DeclareFailed { queue, why },
+                }));
+            }
+            // What may not be looked at may be there.
+            Job::Find { queue } => {
+                let there = !matches!(answer, Err((NOT_FOUND, _)));
+                return Next::Found(Found::Target { queue: queue.clone(), there });
+            }
+            Job::Rung { rung, name } => return next_step_of_rung(*rung, name, running.step, answer),
         };
         match (running.step, answer) {
             (Step::Ask { dead_letter }, Ok(_)) => Next::Request(Step::Compare { dead_letter }),
@@ -211,12 +242,12 @@ impl Topology {
             (Step::Compare { dead_letter } | Step::Make { dead_letter }, Ok(_)) => {
                 self.after(spec, dead_letter, *told, running.differs.clone())
             }
-            (Step::Bind | Step::Depth, Ok(_)) => done(spec, *told, running.differs.clone()),
+            (Step::Bind | Step::BindAsItIs | Step::Depth, Ok(_)) => done(spec, *told, running.differs.clone()),
             (Step::Ask { dead_letter } | Step::Make { dead_letter }, Err((_, why))) => {
                 let why = if dead_letter { format!("dead-letter queue {}: {why}", spec.target(true)) } else { why };
                 Next::Done(Some(Event::DeclareFailed { queue: spec.queue.clone(), why }))
             }
-            (Step::Bind | Step::Depth, Err((_, why))) => {
+            (Step::Bind | Step::BindAsItIs | Step::Depth, Err((_, why))) => {
                 let why = format!("cannot be bound for compatibility: {why}");
                 Next::Done(Some(Event::DeclareFailed { queue: spec.queue.clone(), why }))
             }
@@ -235,9 +266,30 @@ impl Topology {
     }
 }
 
+/// What a request came to: a number of messages, or a reply code and a reason.
+type Answer = Result<u64, (u16, String)>;
+
 enum Next {
     Request(Step),
     Done(Option<Event>),
+    Found(Found),
+}
+
+fn next_step_of_rung(rung: Rung, name: &str, step: Step, answer: Answer) -> Next {
+    match (step, answer) {
+        (Step::Ask { dead_letter }, Ok(_)) => Next::Request(Step::Compare { dead_letter }),
+        (Step::Ask { dead_letter }, Err((NOT_FOUND, _))) => Next::Request(Step::Make { dead_letter }),
+        (Step::Compare { .. }, Err((_, why))) => {
+            tracing::warn!(queue = %name, %why, "the queue for this delay is used as it is");
+            Next::Request(Step::Bind)
+        }
+        (Step::Compare { .. } | Step::Make { .. }, Ok(_)) => Next::Request(Step::Bind),
+        (Step::Bind, Err((PRECONDITION_FAILED, why))) => {
+            tracing::warn!(exchange = %name, %why, "the exchange for this delay is used as it is");
+            Next::Request(Step::BindAsItIs)
+        }
+        (_, answer) => Next::Found(Found::Rung { rung, failed: answer.err().map(|(_, why)| why) }),
+    }
 }
 
 fn done(spec: &Spec, told: bool, differs: Option<String>) -> Next {

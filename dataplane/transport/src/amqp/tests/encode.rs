@@ -84,7 +84,7 @@ fn channel_and_topology_methods() {
     assert_eq!(method(2, |out| encode::declare(out, 2, "q", &fields)), expected(false, true, arguments));
     assert_eq!(method(2, |out| encode::declare_passive(out, 2, "q")), expected(true, false, FieldTable::default()));
 
-    let declared = method(2, |out| encode::exchange_declare_topic(out, 2, "asya"));
+    let declared = method(2, |out| encode::exchange_declare(out, 2, "asya", "topic"));
     let expected = exchange::Declare {
         exchange: "asya".into(),
         kind: "topic".into(),
@@ -149,6 +149,7 @@ proptest! {
         id in "\\PC{0,300}",
         sequence in 1..u64::MAX / 2,
         native in any::<bool>(),
+        exchange in "[a-z0-9-]{0,255}",
     ) {
         const FRAME_MAX: u32 = 4096;
         let mut memory = FakeMemory::default();
@@ -158,14 +159,15 @@ proptest! {
         let token = Token(1);
         let message = Publish { token, queue: "to", content_type, message_id: &id, body, delay: None };
         let mut out = Outbox::default();
-        encode::publish(&mut out, 1, FRAME_MAX, sequence, &message);
+        encode::publish(&mut out, 1, FRAME_MAX, sequence, &exchange, &message);
         let bytes = flat(&out, &memory);
         let mut whole = prefix.clone();
         parts.iter().for_each(|part| whole.extend_from_slice(memory.bytes(*part)));
         whole.extend_from_slice(&suffix);
 
         let mut frames = read(&bytes).into_iter();
-        let publish = basic::Publish { exchange: "".into(), routing_key: "to".into(), mandatory: true, immediate: false };
+        let (exchange, routing_key) = (exchange.into(), "to".into());
+        let publish = basic::Publish { exchange, routing_key, mandatory: true, immediate: false };
         let publish = AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(publish)));
         prop_assert_eq!(frames.next(), Some(publish));
         let Some(AMQPFrame::Header(1, header)) = frames.next() else { panic!("no header") };

@@ -164,11 +164,44 @@ pub(super) fn delay_is_never_early<H: Harness>(harness: &mut H) -> Result<Verdic
     })?;
     for (message, delay) in messages.iter().zip(asked) {
         let body = message.body();
-        let Some((_, waited)) = came.iter().find(|(held, _)| held.body == body) else {
+        let Some((held, waited)) = came.iter().find(|(held, _)| held.body == body) else {
             return Err(Failure(format!("the message delayed by {delay:?} came back different or twice")));
         };
         ensure!(*waited >= delay, "{delay:?} became {waited:?}");
+        ensure!(held.content_type == message.content_type, "a delay made it {:?}", held.content_type);
+        ensure_first_time(held.redelivery)?;
     }
+    let between = Duration::from_millis(1500);
+    if delays.step(between) != between {
+        let token = s.publish(publisher, &queue, &Message::small(4).delayed(between));
+        let outcome = s.outcome(publisher, token)?;
+        ensure!(matches!(outcome, Outcome::Unsupported(_)), "a delay that is no step ended as {outcome:?}");
+    }
+    s.finish()
+}
+
+pub(super) fn a_delay_on_the_way_to_nowhere_is_told<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
+    let mut s = Script::new(harness);
+    let (consumer, publisher, queue) = s.pair(10)?;
+    let delays = s.clients[publisher].transport.limits().delays;
+    if delays == Delays::Ladder(&[]) {
+        return Ok(Verdict::Skipped("there are no delays"));
+    }
+    let delay = delays.step(Duration::from_secs(1));
+    let missing = s.queue("missing");
+    // A queue that is declared later is found then.
+    for seed in [1, 2] {
+        let token = s.publish(publisher, &missing, &Message::small(seed).delayed(delay));
+        let outcome = s.outcome(publisher, token)?;
+        ensure!(outcome == Outcome::Unroutable, "a delayed publish to nowhere ended as {outcome:?}");
+    }
+    let late = Message::small(3).delayed(delay);
+    s.publish_confirmed(publisher, &queue, std::slice::from_ref(&late))?;
+    let came = s.drain(consumer, 1)?;
+    ensure_same_messages(&came, &[late])?;
+    s.declare(publisher, &missing, 100)?;
+    s.publish_confirmed(publisher, &missing, &[Message::small(4).delayed(delay)])?;
+    s.wait_depth(publisher, &missing, 1, 0)?;
     s.finish()
 }
 

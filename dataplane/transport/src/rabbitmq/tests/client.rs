@@ -46,10 +46,19 @@ impl Client {
     }
 
     pub(super) fn publish(&mut self, token: u64, bytes: &[u8]) {
+        self.publish_to("q", token, bytes, None);
+    }
+
+    /// Not before `seconds` have passed.
+    pub(super) fn publish_delayed(&mut self, queue: &str, token: u64, seconds: u64) {
+        self.publish_to(queue, token, b"later", Some(Duration::from_secs(seconds)));
+    }
+
+    pub(super) fn publish_to(&mut self, queue: &str, token: u64, bytes: &[u8], delay: Option<Duration>) {
         let parts = [self.memory.put(bytes)];
         let body = Body { prefix: b"", parts: &parts, suffix: b"" };
         let (content_type, message_id) = (ContentType::Json, "id");
-        let publish = Publish { token: Token(token), queue: "q", content_type, message_id, body, delay: None };
+        let publish = Publish { token: Token(token), queue, content_type, message_id, body, delay };
         self.submit(Op::Publish(publish));
     }
 

@@ -9,9 +9,10 @@ use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::Frame;
 use crate::amqp::method::{Close, Method};
 use crate::amqp::outbox::Outbox;
-use crate::api::{Event, Memory, Settlement};
+use crate::api::{Body, ContentType, Event, Memory, Publish, Settlement, Token};
 use crate::conformance::HeapMemory;
 use crate::rabbitmq::consumer::{Consumer, Wanted};
+use crate::rabbitmq::ladder::{Ladder, RUNGS, Rung};
 use crate::rabbitmq::link::Frames;
 use crate::rabbitmq::publisher::Publisher;
 use crate::rabbitmq::topology::{Job, Spec, Topology};
@@ -150,11 +151,16 @@ proptest! {
     }
 
     #[test]
-    fn a_publishing_connection_never_loses_count(frames in vec(frame(), 1..80), jobs in 0..6_usize) {
+    fn a_publishing_connection_never_loses_count(
+        frames in vec(frame(), 1..80),
+        jobs in 0..6_usize,
+        publishes in vec((any::<bool>(), 0..3_usize, 0..3_u8), 0..20),
+    ) {
         let mut memory = HeapMemory::new(0, 0);
         let mut out = Outbox::default();
         let mut events = Vec::new();
-        let mut publisher = Publisher::new(Topology::new(Version::parse(b"4.3.0"), None));
+        let topology = Topology::new(Version::parse(b"4.3.0"), None);
+        let mut publisher = Publisher::new(4096, topology, Ladder::new("asya-".into()));
         let spec = |number: usize| Spec {
             queue: format!("q{number}"),
             dead_letter: number.is_multiple_of(2).then(|| "dead".to_owned()),
@@ -165,6 +171,14 @@ proptest! {
             publisher.topology.add(Job::Declare { spec: spec(number), answer: true }, &mut out);
             publisher.topology.add(Job::Depth { queue: format!("q{number}") }, &mut out);
         }
+        for (token, (delayed, rung, queue)) in publishes.iter().enumerate() {
+            let rung = delayed.then(|| Rung::of(RUNGS[*rung])).flatten();
+            let queue = format!("to-{queue}");
+            let body = Body { prefix: b"a", parts: &[], suffix: b"b" };
+            let (token, content_type) = (Token(token as u64), ContentType::Json);
+            let message = Publish { token, queue: &queue, content_type, message_id: "", body, delay: None };
+            publisher.publish(&message, rung, &mut out);
+        }
         for frame in frames {
             if publisher.frame(frame, &mut out, &mut memory, &mut events).is_err() {
                 break;
@@ -174,7 +188,14 @@ proptest! {
             matches!(event, Event::Declared { .. } | Event::DeclareFailed { .. } | Event::Depth { .. })
         };
         let answered = events.iter().filter(answers).count();
-        let unfinished = publisher.end(None, &mut events).into_unfinished().count();
+        let asked = |job: &Job| matches!(job, Job::Declare { .. } | Job::Depth { .. });
+        let unfinished = publisher.end(None, &mut events).into_unfinished().filter(asked).count();
         prop_assert_eq!(answered + unfinished, 2 * jobs);
+        let mut published: Vec<_> = events
+            .iter()
+            .filter_map(|event| if let Event::Published { token, .. } = event { Some(token.0) } else { None })
+            .collect();
+        published.sort_unstable();
+        prop_assert_eq!(published, (0..publishes.len() as u64).collect::<Vec<_>>());
     }
 }

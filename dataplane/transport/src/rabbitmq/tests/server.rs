@@ -4,7 +4,7 @@
 //! Takes connections on a port of its own; gives every frame that it did not answer itself to the test, which may send
 //! any frame back. Each connection has a thread that ends with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -33,6 +33,8 @@ pub(super) struct Manners {
     pub refuse: Option<(u16, &'static str)>,
     /// Answers `queue.declare`: what it holds, or a close of the channel.
     pub declare: Arc<OnDeclare>,
+    /// Closes the channel of an `exchange.declare` with this.
+    pub refuse_exchange: Option<(u16, &'static str)>,
     /// Whether `basic.cancel` is answered.
     pub answer_cancel: bool,
 }
@@ -45,6 +47,7 @@ impl Default for Manners {
             heartbeat: 60,
             refuse: None,
             declare: Arc::new(|_| Ok(0)),
+            refuse_exchange: None,
             answer_cancel: true,
         }
     }
@@ -274,12 +277,14 @@ pub(super) fn written(frame: &AMQPFrame) -> Vec<u8> {
 struct Connection {
     stream: TcpStream,
     bytes: Vec<u8>,
+    /// Channels whose close is not confirmed.
+    closing: BTreeSet<u16>,
 }
 
 impl Connection {
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, bytes: Vec::new() }
+        Self { stream, bytes: Vec::new(), closing: BTreeSet::new() }
     }
 
     /// The next frame; `None` at the end.
@@ -332,7 +337,7 @@ impl Connection {
         shared.open.lock().unwrap().insert(kind(role), self.stream.try_clone().unwrap());
         loop {
             let frame = self.read()?;
-            if !self.answer(&frame, shared)? {
+            if !self.is_too_late(&frame) && !self.answer(&frame, shared)? {
                 // The test may be over.
                 let _ = shared.seen.lock().unwrap().send((role, frame));
             }
@@ -352,10 +357,26 @@ impl Connection {
         }
     }
 
+    fn close_channel(&mut self, channel: u16, code: u16, text: &str) -> Option<bool> {
+        self.closing.insert(channel);
+        self.stream.write_all(&written(&channel_close(channel, code, text))).ok()?;
+        Some(true)
+    }
+
+    /// Whether the frame was on its way to a channel that is being closed.
+    fn is_too_late(&mut self, frame: &AMQPFrame) -> bool {
+        let AMQPFrame::Method(channel, class) = frame else { return false };
+        let closed = matches!(class, AMQPClass::Channel(ch::AMQPMethod::CloseOk(_)));
+        if closed { self.closing.remove(channel) } else { self.closing.contains(channel) }
+    }
+
     /// Whether the frame was one that any broker answers in one way.
     fn answer(&mut self, frame: &AMQPFrame, shared: &Shared) -> Option<bool> {
         let manners = shared.manners.lock().unwrap().clone();
         let AMQPFrame::Method(channel, class) = frame else { return Some(false) };
+        if let (AMQPClass::Exchange(_), Some((code, text))) = (class, manners.refuse_exchange) {
+            return self.close_channel(*channel, code, text);
+        }
         let answer = match class {
             AMQPClass::Connection(connection::AMQPMethod::Open(_)) => {
                 AMQPClass::Connection(connection::AMQPMethod::OpenOk(connection::OpenOk {}))
@@ -376,15 +397,7 @@ impl Connection {
                     message_count: messages,
                     consumer_count: 0,
                 })),
-                Err((code, text)) => {
-                    self.stream.write_all(&written(&channel_close(*channel, code, text))).ok()?;
-                    // What was on its way is ignored until the close is confirmed.
-                    while !matches!(
-                        self.read()?,
-                        AMQPFrame::Method(of, AMQPClass::Channel(ch::AMQPMethod::CloseOk(_))) if of == *channel
-                    ) {}
-                    return Some(true);
-                }
+                Err((code, text)) => return self.close_channel(*channel, code, text),
             },
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})),
             AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
