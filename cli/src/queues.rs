@@ -12,8 +12,9 @@ use crate::out;
 use crate::run::Counts;
 use crate::scrape::{self, show_seconds};
 use crate::table::Table;
-use asya_envelope::names::{DEAD_LETTER_SUFFIX, SINK, SUMP, dead_letter, queue_name};
+use asya_envelope::names::{DEAD_LETTER_SUFFIX, SINK, SUMP, dead_letter, queue_name, queue_prefix};
 use asya_manifest::problem::nearest;
+use asya_transport::rabbitmq::delay_queues;
 use std::path::Path;
 
 /// One line of the table.
@@ -141,6 +142,13 @@ async fn asked_for(target: &Target, asked: &[String]) -> Result<Vec<Row>, Error>
             delayed: None,
             dead: dead.map(|d| d.ready),
         });
+    }
+    // What waits for a retry has queues of its own there, one for each delay; most are empty, or were never needed.
+    for (_, queue) in delay_queues(&queue_prefix(&target.namespace)) {
+        let waiting = client.depth(&queue).await?.map(|d| d.ready).filter(|count| *count > 0);
+        if waiting.is_some() {
+            rows.push(Row { actor: None, queue, ready: None, unsettled: None, delayed: waiting, dead: None });
+        }
     }
     Ok(rows)
 }

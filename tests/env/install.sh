@@ -143,7 +143,7 @@ tests() {
         component "$NIGHTLY" miri rust-src
     fi
     requirements test
-    quietly as_root env XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}" python3 tests/servers/rabbitmq.py install 3.10 4.3
+    quietly as_root env XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}" python3 tests/servers/rabbitmq.py install 3.10 4.0 4.3
 }
 
 tools() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real RabbitMQ brokers for tests: installed into a cached folder, started on free loopback ports, gone with their caller.
 
-    rabbitmq.py install VERSION...             fill the cache (3.10, 4.3); quick when it is there
+    rabbitmq.py install VERSION...             fill the cache (3.10, 4.0, 4.3); quick when it is there
     rabbitmq.py start VERSION [--tls] [--conf LINE]... [--owner PID] [--data DIR]
                                                prints one line of NAME=VALUE words: AMQP, AMQPS, CA_FILE, DIR, RABBITMQCTL, VERSION, PID
     rabbitmq.py stop DIR [--keep]              kill that broker; --keep leaves DIR for a later `start --data DIR` (same ports and data)
@@ -32,7 +32,9 @@ import tempfile
 import time
 
 # What each version is: the Debian release whose package it is, and what that package's version must start with.
-RELEASES = {"3.10": ("bookworm", "3.10."), "4.3": ("forky", "4.3.")}
+RELEASES = {"3.10": ("bookworm", "3.10."), "4.0": ("trixie", "4.0."), "4.3": ("forky", "4.3.")}
+# What runs where nobody names versions: the oldest and the newest.
+BY_DEFAULT = ("3.10", "4.3")
 # No package that needs its maintainer scripts to run: the folder is only unpacked, never configured.
 PACKAGES = (
     "rabbitmq-server,base-files,dash,bash,coreutils,sed,grep,gawk,findutils,util-linux,procps,hostname,libc-bin,debianutils,passwd,login"
@@ -473,7 +475,7 @@ def main():
         words, command = words[:cut], words[cut + 1 :]
     given = arguments().parse_args(words)
     if given.verb == "with":
-        return run_with(given.versions or sorted(RELEASES), given.tls, given.conf, command)
+        return run_with(given.versions or list(BY_DEFAULT), given.tls, given.conf, command)
     if os.geteuid():
         extra = ["--owner", str(given.owner)] if given.verb == "start" and "--owner" not in words else []
         return subprocess.run(as_root(*words, *extra)).returncode

@@ -1,5 +1,5 @@
 #!/bin/sh
-# with-brokers.sh [3.10] [4.3] [--tls] [--conf LINE]... -- COMMAND...   (no version named: both)
+# with-brokers.sh [3.10] [4.0] [4.3] [--tls] [--conf LINE]... -- COMMAND...   (no version named: 3.10 and 4.3)
 #
 # Runs COMMAND beside real RabbitMQ brokers on free loopback ports, ends them, and gives back its status. COMMAND finds
 #   ASYA_TEST_AMQP_URLS           "3.10=amqp://… 4.3=amqp://…"

@@ -1,7 +1,25 @@
 //! Over RabbitMQ, on every broker that `tests/servers/with-brokers.sh` has started.
 
 use crate::common::{Place, examples};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use rustix::process::Signal;
+use serde_json::Value;
+
+/// Puts a message where the longest retry waits. Whoever makes that queue first, it is used as it is.
+fn wait_for_a_retry(url: &str, namespace: &str) {
+    let rung = format!("asya-{namespace}-60m-delay");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection = lapin::Connection::connect(url, Default::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(rung.as_str().into(), options, Default::default()).await.unwrap();
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let sent = channel.basic_publish("".into(), rung.as_str().into(), options, b"{}", Default::default()).await;
+        assert!(sent.unwrap().await.unwrap().is_ack());
+    });
+}
 
 #[test]
 fn hello_runs_over_rabbitmq() {
@@ -25,6 +43,14 @@ fn hello_runs_over_rabbitmq() {
         place.wait_for("what was looked at to be back", || place.ready("x-sump") == Some(1));
         assert_eq!(place.ok(&["results", "--take"]).lines().count(), 1, "{version}");
         assert_eq!(place.ready("x-sink"), Some(0), "{version}");
+
+        assert!(!place.ok(&["queues"]).contains("-delay"), "{version}");
+        wait_for_a_retry(url, &namespace);
+        let queues: serde_json::Value = serde_json::from_str(&place.ok(&["queues", "--json"])).unwrap();
+        let rung = format!("asya-{namespace}-60m-delay");
+        let waiting = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == *rung).unwrap();
+        assert_eq!((&waiting["actor"], &waiting["ready"]), (&Value::Null, &Value::Null), "{version}");
+        assert_eq!(waiting["delayed"], 1, "{version}");
         // Without --transport the commands find the broker by the data folder.
         place.broker.take();
         assert_eq!(

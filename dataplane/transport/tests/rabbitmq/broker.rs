@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use asya_transport::rabbitmq::RabbitMqConfig;
 
-const HOW: &str = "start brokers with: tests/servers/with-brokers.sh --tls -- \
+const HOW: &str = "start brokers with: tests/servers/with-brokers.sh 3.10 4.0 4.3 --tls -- \
                    cargo test -p asya-transport --features broker-tests --test rabbitmq";
 
 /// One broker, used together with others.
@@ -25,6 +25,7 @@ fn variable(name: &str) -> String {
 
 impl Broker {
     pub const V3_10: Self = Self { version: "3.10" };
+    pub const V4_0: Self = Self { version: "4.0" };
     pub const V4_3: Self = Self { version: "4.3" };
 
     fn suffixed(self, name: &str) -> String {

@@ -52,11 +52,15 @@ impl Client {
     }
 
     pub fn publish(&mut self, queue: &str, token: u64, bytes: &[u8]) {
+        self.publish_delayed(queue, token, bytes, None);
+    }
+
+    pub fn publish_delayed(&mut self, queue: &str, token: u64, bytes: &[u8], delay: Option<Duration>) {
         let parts = [self.memory.put(bytes)];
         let body = Body { prefix: b"", parts: &parts, suffix: b"" };
         let content_type = ContentType::Native;
         let message_id = "an-id";
-        self.submit(Op::Publish(Publish { token: Token(token), queue, content_type, message_id, body, delay: None }));
+        self.submit(Op::Publish(Publish { token: Token(token), queue, content_type, message_id, body, delay }));
     }
 
     pub fn publish_confirmed(&mut self, queue: &str, bytes: &[u8]) {
@@ -72,6 +76,14 @@ impl Client {
             }
         }
         self.events.splice(0..0, others);
+    }
+
+    /// The outcome of one publish; nothing else may happen meanwhile.
+    pub fn published(&mut self, token: u64) -> Outcome {
+        match self.next() {
+            Event::Published { token: of, outcome } if of == Token(token) => outcome,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn delivered(&mut self) -> (Delivery, Vec<u8>) {

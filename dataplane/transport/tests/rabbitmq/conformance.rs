@@ -1,4 +1,4 @@
-//! The suite that every transport passes, on both versions.
+//! The suite that every transport passes, on all versions.
 
 use std::time::{Duration, Instant};
 
@@ -101,10 +101,13 @@ fn run(broker: Broker, case: &str) {
     }
 }
 
-macro_rules! both_versions {
+macro_rules! all_versions {
     ($($group:ident: $name:ident,)*) => {
         mod v3_10 {
             $(#[test] fn $name() { super::run(crate::broker::Broker::V3_10, stringify!($name)); })*
+        }
+        mod v4_0 {
+            $(#[test] fn $name() { super::run(crate::broker::Broker::V4_0, stringify!($name)); })*
         }
         mod v4_3 {
             $(#[test] fn $name() { super::run(crate::broker::Broker::V4_3, stringify!($name)); })*
@@ -112,4 +115,4 @@ macro_rules! both_versions {
     };
 }
 
-asya_transport::conformance_list!(both_versions,);
+asya_transport::conformance_list!(all_versions,);
