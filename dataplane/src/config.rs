@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use asya_envelope::names::canonical_actor;
+use asya_envelope::names::{canonical_actor, queue_prefix};
 use asya_transport::rabbitmq::{Compatibility, Password, RabbitMqConfig};
 
 mod amqp_url;
@@ -276,8 +276,9 @@ fn rabbitmq(reader: &mut Reader<'_>, actor: &Actor) -> RabbitMqConfig {
     let exchange = reader.text(&vars::RABBITMQ_EXCHANGE);
     if reader.flag(&vars::COMPAT_EXCHANGE).unwrap_or_default() {
         // Queues are bound by what is left of their name without this: the actor's bare name.
-        config.compatibility = Some(Compatibility { exchange, prefix: format!("asya-{}-", actor.namespace) });
+        config.compatibility = Some(Compatibility { exchange, prefix: queue_prefix(&actor.namespace) });
     }
+    config.delay_prefix = queue_prefix(&actor.namespace);
     config.broker_consumer_timeout = reader.duration(&vars::RABBITMQ_CONSUMER_TIMEOUT);
     if config.connection_name == RabbitMqConfig::default().connection_name {
         config.connection_name = format!("asya {}/{}", actor.namespace, actor.name);

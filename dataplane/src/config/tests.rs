@@ -135,6 +135,7 @@ fn every_variable_takes_effect() {
     assert_eq!(rabbit.to_url(), "amqp://u:p@rabbit:1234/v");
     let compatibility = Compatibility { exchange: "old".into(), prefix: "asya-prod-".into() };
     assert_eq!(rabbit.compatibility, Some(compatibility));
+    assert_eq!(rabbit.delay_prefix, "asya-prod-");
     assert_eq!(rabbit.connection_name, "asya prod/echo");
     assert_eq!(config.runtime.socket_dir, std::path::Path::new("/run/a"));
     assert_eq!((config.runtime.workers, config.runtime.concurrency), (2, 3));
