@@ -21,8 +21,8 @@ mod tests;
 mod value;
 mod vars;
 
-pub use help::{help, markdown};
 use crate::retry::Resiliency;
+pub use help::{help, markdown};
 pub use settings::{
     Actor, Batch, Broker, EmittedEncoding, FlowLimits, Listen, Log, LogFilter, LogFormat, Observability, Publishing,
     Role, Runtime, TransportKind,

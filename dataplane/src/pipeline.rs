@@ -9,9 +9,9 @@
 
 mod failure;
 mod handback;
-mod time;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -137,7 +137,8 @@ impl Pipeline {
         let postponed = self.postponed.first().map(|&(due, _)| due);
         let handoff = self.handoff.next_timer(&self.settings, &self.flight);
         let deadline = self.deadlines.first().map(|&(due, _)| due);
-        let stages = [handoff, self.publishing.next_timer(), self.orphans.next_timer(), self.leases.next_timer(), deadline];
+        let stages =
+            [handoff, self.publishing.next_timer(), self.orphans.next_timer(), self.leases.next_timer(), deadline];
         stages.into_iter().chain([unready, postponed, returning]).flatten().min()
     }
 
@@ -296,6 +297,10 @@ impl Pipeline {
         let Some(message) = self.flight.messages.get(id) else { return };
         if let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) {
             delivery.tag = Some(tag);
+            delivery.arrived = now.mono;
+            if let Some(lease) = self.settings.lease {
+                self.leases.hold_again(lease, message.delivery, now.mono);
+            }
         }
         if let State::Finished { .. } = message.state {
             self.finish(id, now, fx);
@@ -348,7 +353,7 @@ impl Pipeline {
                 match self.handoff.on_ended(&self.settings, fx, now, worker, call, elapsed, failed) {
                     None => {}
                     Some(InTime::Unclear) => self.run_alone(call, fx),
-                    Some(in_time) => self.on_ended(call, end, in_time, now, store, fx),
+                    Some(in_time) => self.on_ended(call, end, in_time, elapsed, now, store, fx),
                 }
             }
             WorkerEvent::Stalled { worker, call } => self.handoff.on_stalled(worker, call, now),
@@ -406,6 +411,7 @@ impl Pipeline {
         id: MessageId,
         end: CallEnd,
         in_time: InTime,
+        elapsed: Duration,
         now: Now,
         store: &mut dyn Store,
         fx: &mut Effects,
@@ -421,7 +427,7 @@ impl Pipeline {
                 self.fail(id, reason::PARSE_ERROR, error, now, store, fx);
             }
             (CallEnd::Failed { error, retry_after, .. }, _) => {
-                self.retry_or_fail(id, reason::RUNTIME_ERROR, error, retry_after, now, store, fx);
+                self.retry_or_fail(id, reason::RUNTIME_ERROR, error, retry_after, elapsed, now, store, fx);
             }
             (CallEnd::Done, Some((why, error))) => self.fail(id, why, error, now, store, fx),
             (CallEnd::Done, None) if self.settings.role == Role::End => {
@@ -449,6 +455,7 @@ impl Pipeline {
         message.doomed = None;
         fx.observe(Observation::Suspects(1));
         self.handoff.wait(id, true);
+        self.watch_deadlines();
         self.drop_lost(fx);
     }
 
@@ -463,6 +470,7 @@ impl Pipeline {
         for id in blame.charged {
             self.charge(id, now, store, fx);
         }
+        self.watch_deadlines();
         self.drop_lost(fx);
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::amqp_url::{self, AmqpUrl};
 use super::near::nearest;
-use crate::retry::{Policies, Rule};
 use super::settings::{Listen, LogFilter, Named};
 use super::source::Source;
 use super::value::{self, Value};
 use super::vars::{self, Absent, Kind, TABLE, Var};
 use super::{Mistake, Note};
+use crate::retry::{Policies, Rule};
 
 /// Reads variables of one source.
 pub(super) struct Reader<'a> {

@@ -9,9 +9,9 @@ use tracing::level_filters::LevelFilter;
 
 use super::amqp_url::{self, AmqpUrl};
 use super::resiliency;
-use crate::retry::{Policies, Rule};
 use super::settings::{Listen, LogFilter};
 use super::vars::Kind;
+use crate::retry::{Policies, Rule};
 
 /// A value that was read.
 #[derive(Clone, Debug)]

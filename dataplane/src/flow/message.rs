@@ -24,7 +24,7 @@ pub struct Delivery {
     pub members: u32,
     /// What becomes of it after its last member: what the neediest of them asks for ([`Delivery::need`]).
     pub how: Settlement,
-    /// When it arrived.
+    /// When it arrived, or came again.
     pub arrived: Time,
 }
 

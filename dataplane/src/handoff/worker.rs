@@ -31,7 +31,8 @@ pub struct Call {
     pub group: u64,
     /// Calls in that batch.
     pub group_size: u32,
-    /// The nearest deadline in that batch, and as much later as it has stood still.
+    /// The deadline of its message, and as much later as it has stood still. That of a member of a batch does not end the
+    /// others' work.
     pub deadline: Option<Time>,
     /// When it came to the head of the list, and as much later as it has stood still since.
     pub started: Option<Time>,
@@ -134,7 +135,10 @@ impl Worker {
     /// Gives it these calls, as one batch when it takes batches.
     pub fn submit(&mut self, flight: &mut Flight, fx: &mut Effects, now: Time, group: &[MessageId], alone: bool) {
         let WorkerState::Ready(id) = self.state else { return };
-        let deadline = group.iter().filter_map(|&id| flight.messages.get(id)?.deadline).min();
+        let deadline = match group {
+            [single] => flight.messages.get(*single).and_then(|message| message.deadline),
+            _ => None,
+        };
         self.groups += 1;
         for (at, &message) in group.iter().enumerate() {
             if let Some(record) = flight.messages.get_mut(message) {

@@ -5,7 +5,9 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use asya_transport::{ContentType, Delays, Memory, Outcome, Part, Piece, Redelivery, Room, Settlement, Slot, Tag, Token};
+use asya_transport::{
+    ContentType, Delays, Memory, Outcome, Part, Piece, Redelivery, Room, Settlement, Slot, Tag, Token,
+};
 
 use super::*;
 use crate::flow::{Emit, PublicationId};
@@ -159,7 +161,8 @@ impl Core {
 
     /// Tells the end of a call and gives what follows.
     fn fail(&mut self, worker: WorkerId, call: MessageId) -> Vec<Effect> {
-        let end = CallEnd::Failed { error: error_info("ValueError", "no".into()), unparsable: false, retry_after: None };
+        let end =
+            CallEnd::Failed { error: error_info("ValueError", "no".into()), unparsable: false, retry_after: None };
         self.worker(WorkerEvent::Ended { worker, call, end, elapsed: Duration::from_secs(1) })
     }
 }
@@ -378,7 +381,8 @@ fn a_cancelled_call_that_fails_without_a_word_is_told_why() {
     core.ready(FIRST);
     let (_, effects) = core.deliver(PLAIN);
     let [(call, false)] = submitted(&effects)[..] else { panic!("{effects:?}") };
-    let end = CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false, retry_after: None };
+    let end =
+        CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false, retry_after: None };
     let elapsed = Duration::from_secs(1);
     let effects = core.worker(WorkerEvent::Ended { worker: FIRST, call, end, elapsed });
     let why = "CancelledError: the handler ran longer than 1s and was cancelled";

@@ -23,13 +23,14 @@ use crate::route;
 const SOON: Duration = Duration::from_secs(1);
 
 impl Pipeline {
-    /// A handler failed: the message runs again if its policy says so.
+    /// A handler failed after it `ran` for so long: the message runs again if its policy says so.
     pub(super) fn retry_or_fail(
         &mut self,
         id: MessageId,
         why: &'static str,
         error: ErrorInfo,
         retry_after: Option<Duration>,
+        ran: Duration,
         now: Now,
         store: &mut dyn Store,
         fx: &mut Effects,
@@ -39,11 +40,11 @@ impl Pipeline {
             return self.fail(id, why, error, now, store, fx);
         }
         let actor = &self.settings.actor;
-        let here_ms = now.wall_ms.saturating_sub(now.mono.since(message.arrived).as_millis() as u64);
+        let began_ms = now.wall_ms.saturating_sub(ran.as_millis() as u64);
         let past = Past {
             id: &message.head.id,
             attempt: route::attempt(&message.head, actor),
-            first_ms: route::first_attempt_ms(&message.head).unwrap_or(here_ms),
+            first_ms: route::first_attempt_ms(&message.head).unwrap_or(began_ms),
             now_ms: now.wall_ms,
             deadline_ms: route::deadline_ms(&message.head).and_then(Result::ok),
         };
@@ -113,7 +114,7 @@ impl Pipeline {
             }
             None => ErrorInfo { mro: vec!["OSError".into(), "Exception".into()], ..plain("TimeoutError", text) },
         };
-        self.retry_or_fail(id, reason::TIMEOUT, error, None, now, store, fx);
+        self.retry_or_fail(id, reason::TIMEOUT, error, None, self.settings.timeout, now, store, fx);
     }
 
     /// A message that waits for another attempt, in the broker or, if it is due soon, here.
@@ -162,6 +163,12 @@ impl Pipeline {
                 None
             }
         }
+    }
+
+    /// Looks again at the deadlines of what waits: some of it ran when they passed, and has come back since.
+    pub(super) fn watch_deadlines(&mut self) {
+        let waiting = self.flight.messages.iter().filter(|(_, message)| message.state == State::Waiting);
+        self.deadlines.extend(waiting.filter_map(|(id, message)| Some((message.deadline?, id))));
     }
 
     /// Fails what has waited past its deadline.

@@ -64,7 +64,9 @@ fn case_80_a_rule_names_an_ancestor() {
     let rules = vec![Rule { errors: vec!["Exception".into()], policy: "once".into() }];
     let resiliency = Resiliency::new(policies, rules);
     let error = raised("MemoryError", &["Exception"]);
-    assert!(matches!(resiliency.decide(&error, &past(1), None), Decision::Exhausted(policy) if policy.attempts_max == 1));
+    assert!(
+        matches!(resiliency.decide(&error, &past(1), None), Decision::Exhausted(policy) if policy.attempts_max == 1)
+    );
     assert!(matches!(resiliency.decide(&raised("SystemExit", &[]), &past(1), None), Decision::Again { .. }));
 }
 

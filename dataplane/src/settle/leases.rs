@@ -37,17 +37,24 @@ impl Leases {
             self.due.pop_first();
             let Some(delivery) = flight.deliveries.get(id) else { continue };
             let Some(tag) = delivery.tag else { continue };
-            let left = lease.longest.saturating_sub(now.since(delivery.arrived)).saturating_sub(MARGIN.min(lease.longest / 4));
-            let by = lease.lasts.min(left);
-            if by.is_zero() {
+            let margin = MARGIN.min(lease.longest / 4);
+            let end = delivery.arrived.after(lease.longest.saturating_sub(margin));
+            if end <= now {
                 ended.push(id);
                 continue;
             }
+            let by = lease.lasts.min(end.since(now) + margin);
             fx.push(Effect::Extend { tag, by });
             fx.observe(Observation::LeaseExtended);
-            self.due.insert((now.after(if by < lease.lasts { by } else { by / PART }), id));
+            self.due.insert((now.after(by / PART).min(end), id));
         }
         ended
+    }
+
+    /// A delivery that was lost has come again.
+    pub fn hold_again(&mut self, lease: Lease, id: DeliveryId, now: Time) {
+        self.due.retain(|&(_, held)| held != id);
+        self.hold(lease, id, now);
     }
 
     /// When [`Leases::tick`] has something to do.

@@ -10,6 +10,9 @@ use asya_transport::{ContentType, Settlement};
 
 use super::clock::Clock;
 
+/// A sidecar may let a delivery go so long before it can be extended no further, in nanoseconds; less where that is short.
+const LET_GO: u64 = 60_000_000_000;
+
 /// Whose rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
@@ -52,6 +55,10 @@ struct Held {
     kept: Kept,
     /// SQS: when the lease runs out.
     until: u64,
+    /// SQS: when it can be extended no further.
+    longest: u64,
+    /// SQS: whoever holds it is gone, or was told that it could not be extended: it may run out.
+    excused: bool,
 }
 
 /// The broker's state.
@@ -64,11 +71,15 @@ pub struct World {
     queues: BTreeMap<String, Queue>,
     missing: BTreeSet<String>,
     held: BTreeMap<(u64, u64), Held>,
+    /// Messages that wait for their time, by it.
+    delayed: BTreeMap<(u64, u64), (String, Kept)>,
     numbers: u64,
     /// Every message that was ever put into a queue, by queue: what was really published.
     pub history: BTreeMap<String, Vec<Rc<[u8]>>>,
-    /// SQS: how long a lease lasts.
-    pub lease: u64,
+    /// SQS: how long a lease lasts, and for how long it can be extended.
+    pub lease: (u64, u64),
+    /// SQS: leases that ran out though whoever held them was there: the numbers of their messages.
+    pub let_run_out: Vec<u64>,
     /// Deliveries that the broker counts before it gives up.
     pub delivery_limit: u32,
 }
@@ -78,13 +89,15 @@ pub type Shared = Rc<RefCell<World>>;
 
 impl World {
     /// An empty broker.
-    pub fn new(rules: Rules, clock: Clock, lease: u64) -> Self {
+    pub fn new(rules: Rules, clock: Clock, lease: (u64, u64)) -> Self {
         Self {
             rules,
             clock,
             queues: BTreeMap::new(),
             missing: BTreeSet::new(),
             held: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            let_run_out: Vec::new(),
             numbers: 0,
             history: BTreeMap::new(),
             lease,
@@ -108,9 +121,17 @@ impl World {
         }
     }
 
-    /// Puts a message into a queue. False when there is no such queue.
-    pub fn publish(&mut self, queue: &str, body: Rc<[u8]>, content_type: ContentType) -> bool {
-        !self.missing.contains(queue) && self.put(queue, body, content_type)
+    /// Puts a message into a queue, to be delivered after `delay`. False when there is no such queue.
+    pub fn publish(&mut self, queue: &str, body: Rc<[u8]>, content_type: ContentType, delay: u64) -> bool {
+        if self.missing.contains(queue) || !self.put(queue, body, content_type) {
+            return false;
+        }
+        if delay > 0
+            && let Some(kept) = self.queues.get_mut(queue).and_then(|target| target.ready.pop_back())
+        {
+            self.delayed.insert((self.clock.now() + delay, kept.number), (queue.to_owned(), kept));
+        }
+        true
     }
 
     /// Puts a message into a queue even while it is hidden: what the sender had put there before.
@@ -135,8 +156,10 @@ impl World {
         if self.rules == Rules::Sqs {
             kept.lost += 1;
         }
-        let until = if self.rules == Rules::Sqs { self.clock.now() + self.lease } else { u64::MAX };
-        self.held.insert((holder, tag), Held { queue: queue.to_owned(), kept, until });
+        let now = self.clock.now();
+        let ends = |after: u64| if self.rules == Rules::Sqs { now + after } else { u64::MAX };
+        let (until, longest) = (ends(self.lease.0), ends(self.lease.1));
+        self.held.insert((holder, tag), Held { queue: queue.to_owned(), kept, until, longest, excused: false });
         Some(told)
     }
 
@@ -154,23 +177,54 @@ impl World {
         true
     }
 
+    /// Extends a lease from now. False when it is not held any more, or would be held for too long.
+    pub fn extend(&mut self, holder: u64, tag: u64, by: u64) -> bool {
+        let until = self.clock.now() + by;
+        match self.held.get_mut(&(holder, tag)) {
+            Some(held) if until <= held.longest => {
+                held.until = until;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// A lease may run out: its holder knows.
+    pub fn excuse(&mut self, holder: u64, tag: u64) {
+        if let Some(held) = self.held.get_mut(&(holder, tag)) {
+            held.excused = true;
+        }
+    }
+
     /// A consumer's connection is lost: what it held is delivered again.
     pub fn lose(&mut self, holder: u64) {
+        let tags: Vec<_> = self.held.range((holder, 0)..=(holder, u64::MAX)).map(|(&key, _)| key).collect();
         // SQS knows no connections: leases run out by themselves.
         if self.rules == Rules::Sqs {
+            tags.into_iter().for_each(|(holder, tag)| self.excuse(holder, tag));
             return;
         }
-        let tags: Vec<_> = self.held.range((holder, 0)..=(holder, u64::MAX)).map(|(&key, _)| key).collect();
         for key in tags.into_iter().rev() {
             self.give_back(key);
         }
     }
 
-    /// Takes back leases that have run out.
+    /// Delivers what is due, and takes back leases that have run out.
     pub fn tick(&mut self) {
         let now = self.clock.now();
+        while let Some(entry) = self.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            let (queue, kept) = entry.remove();
+            self.queues.entry(queue).or_default().ready.push_back(kept);
+        }
         let due: Vec<_> = self.held.iter().filter(|(_, h)| h.until <= now).map(|(&key, _)| key).collect();
         for key in due {
+            // Shortly before its longest time is over a delivery is let go by design.
+            let margin = LET_GO.min(self.lease.1 / 4);
+            if let Some(held) = self.held.get(&key).filter(|held| !held.excused && now + margin < held.longest) {
+                self.let_run_out.push(held.kept.number);
+            }
             self.give_back(key);
         }
     }
@@ -189,9 +243,10 @@ impl World {
         }
     }
 
-    /// When a lease runs out next.
+    /// When a lease runs out, or a message is due, next.
     pub fn next_timer(&self) -> Option<u64> {
-        self.held.values().map(|h| h.until).filter(|&until| until != u64::MAX).min()
+        let leases = self.held.values().map(|h| h.until).filter(|&until| until != u64::MAX);
+        leases.chain(self.delayed.keys().next().map(|&(due, _)| due)).min()
     }
 
     /// A queue.
@@ -218,6 +273,6 @@ impl World {
     pub fn unfinished(&self, sinks: &[&str]) -> usize {
         let ready: usize =
             self.queues.iter().filter(|(name, _)| !sinks.contains(&name.as_str())).map(|(_, q)| q.ready.len()).sum();
-        ready + self.held.len()
+        ready + self.held.len() + self.delayed.len()
     }
 }

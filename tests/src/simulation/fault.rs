@@ -15,6 +15,8 @@ pub enum Fault {
     Refused,
     /// A settlement that failed.
     SettleFailed,
+    /// An extension of a lease that failed.
+    ExtendFailed,
     /// A lease that ran out before its settlement.
     LeaseLost,
     /// A message that came twice.
@@ -50,13 +52,14 @@ pub enum Fault {
 }
 
 /// All kinds, for the report.
-pub const FAULTS: [Fault; 22] = [
+pub const FAULTS: [Fault; 23] = [
     Fault::Cut,
     Fault::CutPublisher,
     Fault::CutConsumer,
     Fault::CancelByBroker,
     Fault::Refused,
     Fault::SettleFailed,
+    Fault::ExtendFailed,
     Fault::LeaseLost,
     Fault::Duplicate,
     Fault::NoRoom,

@@ -11,13 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use asya_dataplane::flow::WorkerId;
-use asya_envelope::Head;
+use asya_dataplane::retry::Policy;
+use asya_dataplane::stamp;
+use asya_envelope::{Head, names};
 use asya_transport::{ContentType, Settlement, Slot, Tag, Token};
 
 use super::body::{Opened, heads, name_of, open};
 use super::clock::Clock;
 use super::fault::Fault;
 use super::plan::Mix;
+use super::scenario::{RECOVERY, WALL};
 
 /// A publish may not be tried again sooner than this after it was last submitted, in nanoseconds.
 pub const BACKOFF: u64 = 100_000_000;
@@ -32,6 +35,30 @@ struct Seen {
     hop: u32,
     attempt: u32,
     reason: String,
+}
+
+impl Seen {
+    /// The hop at which it failed: that before it, once its policy has sent it elsewhere.
+    fn hop_failed(&self, head: &Head) -> u32 {
+        if self.reason == "PolicyRouted" { head.route.hop().saturating_sub(1) } else { self.hop }
+    }
+}
+
+/// Under which name a message is known. A copy of what went on may fail, and then has the id and hop of its successor.
+fn known_as(head: &Head) -> Step {
+    let recovered = head.route.curr == RECOVERY || head.route.prev.iter().any(|actor| actor == RECOVERY);
+    known_by(&head.id, head.route.hop(), recovered)
+}
+
+fn known_by(id: &str, hop: u32, recovered: bool) -> Step {
+    (if recovered { format!("{id} recovered") } else { id.to_owned() }, hop)
+}
+
+/// What a head says of when it may run.
+fn times(head: &Head) -> (Option<u64>, Option<u64>) {
+    let deadline = head.status.as_ref().and_then(|status| stamp::parse(status.deadline_at.as_deref()?));
+    let not_before = head.headers.get_str(names::HEADER_NOT_BEFORE).and_then(|text| stamp::parse(&text));
+    (not_before, deadline)
 }
 
 /// A message as it first came up: whatever is made of it later has this head and payload.
@@ -59,13 +86,17 @@ struct Inner {
     open: BTreeMap<(u64, Tag), Delivered>,
     settled: BTreeSet<(u64, Tag)>,
     requeues: BTreeMap<Step, u32>,
-    /// Acknowledged because they had come into their queue again under suspicion.
-    came_back: BTreeMap<Step, usize>,
+    /// Acknowledged because they had come into their queue again, by attempt.
+    came_back: BTreeMap<(String, u32, u32), usize>,
     open_tokens: BTreeSet<(u64, u64)>,
     /// When a publish was last submitted, by process and token.
     submitted: BTreeMap<(u64, u64), u64>,
     /// Messages that ran alone when their worker died, and how often.
     died_alone: BTreeMap<Step, u32>,
+    /// Attempts of messages that ended with an error, or were ended for their time.
+    failed: BTreeMap<Step, u32>,
+    /// When each step was first begun, on the wall clock.
+    first_begun: BTreeMap<Step, u64>,
     /// Calls that were begun, by actor.
     begun: BTreeMap<(String, Step), u32>,
     /// Messages that an end actor's handler has returned for.
@@ -98,6 +129,8 @@ pub struct Stage {
     pub sump: String,
     /// Queue for answers.
     pub replies: String,
+    /// What is tried again, and how often.
+    pub policy: Option<Policy>,
     /// Whether an end actor consumes the success sink.
     pub consumed: bool,
     /// Queue names by actor.
@@ -124,6 +157,8 @@ pub struct Handed<'a> {
     pub section: &'a [u8],
     /// Calls of other batches that are open there.
     pub others: usize,
+    /// It is not to run after its deadline.
+    pub expires: bool,
     /// It runs alone.
     pub alone: bool,
     /// Something there runs alone.
@@ -215,7 +250,7 @@ impl Ledger {
     /// A message is about to be sent that is known whatever becomes of it.
     pub fn known(&self, head: &Head, section: &[u8]) {
         let known = Known { head: head.clone(), section: section.to_vec() };
-        self.inner.borrow_mut().known.entry((head.id.clone(), head.route.hop())).or_insert(known);
+        self.inner.borrow_mut().known.entry(known_as(head)).or_insert(known);
     }
 
     /// A body that is no envelope was sent.
@@ -332,6 +367,21 @@ impl Ledger {
         *self.inner.borrow_mut().died_alone.entry((id.to_owned(), hop)).or_insert(0) += 1;
     }
 
+    /// An attempt of a message ended with an error, or was ended for its time.
+    pub fn failed(&self, id: &str, hop: u32) {
+        *self.inner.borrow_mut().failed.entry((id.to_owned(), hop)).or_insert(0) += 1;
+    }
+
+    /// A delivery is not the sidecar's any more, and it knows.
+    pub fn given_up(&self, holder: u64, tag: Tag) {
+        self.inner.borrow_mut().open.remove(&(holder, tag));
+    }
+
+    /// The wall clock, in milliseconds since the epoch.
+    fn wall_ms(&self) -> u64 {
+        WALL + self.clock.now() / 1_000_000
+    }
+
     /// The handler of an end actor has returned.
     pub fn consumed(&self, id: &str, hop: u32) {
         self.inner.borrow_mut().consumed.insert((id.to_owned(), hop));
@@ -339,6 +389,20 @@ impl Ledger {
 
     fn enqueued(&self, queue: &str, id: &str, hop: u32) -> u32 {
         self.inner.borrow().index.get(&(queue.to_owned(), id.to_owned(), hop)).copied().unwrap_or(0)
+    }
+
+    /// Most attempts that a step has where nothing is broken. What raises after it gave results gives them with each attempt, and
+    /// its successors run as often.
+    fn most_attempts(&self) -> u32 {
+        match &self.stage.policy {
+            None => 1,
+            Some(_) if self.stage.mix.partly => u32::MAX,
+            Some(policy) => policy.attempts_max,
+        }
+    }
+
+    fn failures(&self, id: &str, hop: u32) -> u32 {
+        self.inner.borrow().failed.get(&(id.to_owned(), hop)).copied().unwrap_or(0)
     }
 
     fn deaths_alone(&self, id: &str, hop: u32) -> u32 {

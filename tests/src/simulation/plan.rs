@@ -15,6 +15,8 @@ pub enum Plan {
     Give(u32),
     /// Gives so many results, then raises.
     GiveThenFail(u32),
+    /// Raises until it has been tried so often, then gives one result.
+    FailThenGive(u32),
     /// Gives so many results, then kills its process.
     GiveThenCrash(u32),
     /// Never returns.
@@ -42,6 +44,8 @@ pub struct Mix {
     pub fan_out: u64,
     /// Raises, perhaps after results.
     pub fail: u64,
+    /// Raises the first times.
+    pub flaky: u64,
     /// Kills its process, perhaps after results.
     pub crash: u64,
     /// Never returns.
@@ -50,13 +54,17 @@ pub struct Mix {
     pub big: u64,
     /// Changes headers or route; as likely again, spoils the route.
     pub meta: u64,
+    /// What raises may have given results before.
+    pub partly: bool,
 }
 
 impl Mix {
     /// Nothing but well-behaved handlers.
-    pub const TAME: Self = Self { none: 20, fan_out: 30, fail: 20, crash: 0, hang: 0, big: 0, meta: 30 };
+    pub const TAME: Self =
+        Self { none: 20, fan_out: 30, fail: 20, flaky: 0, crash: 0, hang: 0, big: 0, meta: 30, partly: true };
     /// Everything that goes wrong.
-    pub const WILD: Self = Self { none: 30, fan_out: 60, fail: 40, crash: 8, hang: 5, big: 10, meta: 30 };
+    pub const WILD: Self =
+        Self { none: 30, fan_out: 60, fail: 40, flaky: 0, crash: 8, hang: 5, big: 10, meta: 30, partly: true };
 }
 
 impl Plan {
@@ -74,7 +82,10 @@ impl Plan {
         } else if within(mix.fan_out) {
             Self::Give(random.between(2, 4) as u32)
         } else if within(mix.fail) {
-            Self::GiveThenFail(random.between(0, 2) as u32)
+            let results = random.between(0, 2) as u32;
+            Self::GiveThenFail(if mix.partly { results } else { 0 })
+        } else if within(mix.flaky) {
+            Self::FailThenGive(random.between(1, 3) as u32)
         } else if within(mix.crash) {
             Self::GiveThenCrash(random.between(0, 1) as u32)
         } else if within(mix.hang) {
@@ -95,13 +106,19 @@ impl Plan {
         match self {
             Self::Give(n) | Self::GiveThenFail(n) | Self::GiveThenCrash(n) => n,
             Self::Hang => 0,
-            Self::Big | Self::Relabel | Self::EndRoute | Self::Malformed | Self::Nowhere | Self::Absent => 1,
+            Self::FailThenGive(_)
+            | Self::Big
+            | Self::Relabel
+            | Self::EndRoute
+            | Self::Malformed
+            | Self::Nowhere
+            | Self::Absent => 1,
         }
     }
 
     /// Whether its message goes on, rather than to the failure sink.
     pub fn succeeds(self) -> bool {
-        matches!(self, Self::Give(_) | Self::Relabel | Self::EndRoute)
+        matches!(self, Self::Give(_) | Self::FailThenGive(_) | Self::Relabel | Self::EndRoute)
     }
 
     /// What its results say that they change (RING.md, section 5).

@@ -17,7 +17,7 @@ use super::fault::Fault;
 use super::ledger::Ledger;
 use super::random::Random;
 use super::runtime::SimRim;
-use super::scenario::{ADDED, MAX_MESSAGE, Place, Scenario};
+use super::scenario::{ADDED, MAX_MESSAGE, Place, Scenario, WALL};
 use super::states::{Notes, SimSidecar, note_states};
 use super::transport::SimTransport;
 
@@ -35,9 +35,6 @@ const FLUSH: u64 = 1_000_000_000;
 
 /// A fault that is aimed at a moment of work waits for one so long, in simulated nanoseconds.
 const AIM: u64 = 3_000_000_000;
-
-/// Wall clock at the start of each run, in milliseconds since the epoch: any fixed moment.
-const WALL: u64 = 1_800_000_000_000;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -146,6 +143,9 @@ impl Run {
             self.strike();
             self.restore_queues();
             self.world.borrow_mut().tick();
+            for number in std::mem::take(&mut self.world.borrow_mut().let_run_out) {
+                self.ledger.violation(format!("the lease of message {number} was let run out while it was held"));
+            }
             self.start_nodes();
             self.turns();
             if self.ledger.broken() {

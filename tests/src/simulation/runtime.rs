@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use asya_dataplane::drive::{Call, Rim};
 use asya_dataplane::flow::{Death, MessageId, OutputId, Role, Store, WorkerEvent, WorkerId};
+use asya_dataplane::stamp;
 use asya_transport::Slot;
 
 use super::clock::Clock;
@@ -16,7 +17,7 @@ use super::fault::Fault;
 use super::ledger::{Handed, Ledger};
 use super::plan::Plan;
 use super::random::{Random, hash};
-use super::scenario::Place;
+use super::scenario::{Place, WALL};
 
 /// From then on an end actor's handler returns, whatever its plan was: nothing else would ever end. In nanoseconds.
 const END_WELL: u64 = 20_000_000_000;
@@ -70,6 +71,14 @@ struct Running {
     /// The bell was rung since it was handed over: its worker knows of it.
     heard: bool,
     cancelled: bool,
+    /// When it is of no use any more, in simulated nanoseconds.
+    deadline: Option<u64>,
+}
+
+/// The deadline of a head, in simulated nanoseconds.
+fn status_deadline(head: &asya_envelope::Head) -> Option<u64> {
+    let wall_ms = stamp::parse(head.status.as_ref()?.deadline_at.as_deref()?)?;
+    Some(wall_ms.saturating_sub(WALL) * 1_000_000)
 }
 
 impl Running {
@@ -244,9 +253,12 @@ impl SimRim {
         // What ran alone is what was first, alone; those behind had not begun.
         if let Some(first) = calls.front()
             && first.alone
-            && matches!(death, Death::Crashed | Death::Corrupt)
+            && death != Death::TimedOut
         {
             self.ledger.died_alone(&first.id, first.hop);
+        }
+        if death == Death::TimedOut {
+            calls.iter().for_each(|call| self.ledger.failed(&call.id, call.hop));
         }
         self.ledger.tell(|| format!("{}: worker {id:?} died ({death:?}) with {} calls", self.actor, calls.len()));
         let overdue = self.clock.now().saturating_sub(self.timeout.0 + self.timeout.1 + SLACK);
@@ -322,6 +334,12 @@ impl Rim for SimRim {
         if self.role == Role::End && self.clock.now() >= END_WELL {
             plan = Plan::Give(0);
         }
+        let status = head.status.as_ref().filter(|status| status.actor == self.actor);
+        let attempt = status.map_or(1, |status| status.attempt);
+        if let Plan::FailThenGive(times) = plan {
+            plan = if attempt <= times { Plan::GiveThenFail(0) } else { Plan::Give(1) };
+        }
+        let deadline = status_deadline(head).filter(|_| self.role == Role::Regular);
         let (low, high) = self.shape.speed;
         let took = low + hash(stage.seed ^ 1, &format!("{}/{id}", self.actor)) % (high - low + 1);
         let number = self.ledger.number_in(self.process, call.slot);
@@ -338,6 +356,7 @@ impl Rim for SimRim {
             head,
             section: self.slot(call.slot).get(range).unwrap_or_default(),
             others: if joins { 0 } else { others },
+            expires: self.role == Role::Regular,
             alone: call.alone,
             alone_there: worker_state.calls.iter().any(|c| c.alone),
             most: match self.shape.batch {
@@ -369,6 +388,7 @@ impl Rim for SimRim {
             number,
             heard: false,
             cancelled: false,
+            deadline,
         };
         worker_state.calls.push_back(running);
         let size = worker_state.calls.iter().filter(|c| c.group == group).count();
@@ -395,8 +415,12 @@ impl Rim for SimRim {
         let when = self.clock.now() + self.random.between(100_000, 5_000_000);
         let target = &mut self.workers[usize::from(worker.index)];
         if matches!(target.process, Process::Ready(id) if id == worker) {
+            let by = self.clock.now() + SLACK;
             let due = |c: &Running| {
-                c.stalled.is_none() && c.started.is_some_and(|s| s + self.timeout.0 <= self.clock.now() + SLACK)
+                let single = target.calls.iter().filter(|other| other.group == c.group).count() == 1;
+                let late = single && c.deadline.is_some_and(|at| at <= by);
+                let over = late || c.started.is_some_and(|s| s + self.timeout.0 <= by);
+                c.stalled.is_none() && over
             };
             if !target.calls.iter().any(due) {
                 self.ledger.violation(format!("{worker:?} was killed before its time"));

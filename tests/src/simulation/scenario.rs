@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use asya_dataplane::flow::{Emit, Role, Settings};
-use asya_envelope::{Encoding, Head, Headers, Payload, Route, RouteShape, blob, bundle, names};
-use asya_transport::ContentType;
+use asya_dataplane::retry::{Backoff, DEFAULT_POLICY, Policy, Resiliency};
+use asya_dataplane::stamp::precise;
+use asya_envelope::{Encoding, Head, Headers, Payload, Phase, Route, RouteShape, Status, blob, bundle, names};
+use asya_transport::{ContentType, Delays, Lease};
 
 use super::broker::Rules;
 use super::fault::Fault;
@@ -14,9 +16,12 @@ use super::ledger::Stage;
 use super::plan::Mix;
 use super::random::Random;
 use super::runtime::Shape;
-use super::transport::Unreliable;
+use super::transport::{Unreliable, delays};
 
 const NAMESPACE: &str = "sim";
+
+/// Wall clock at the start of each run, in milliseconds since the epoch: any fixed moment.
+pub const WALL: u64 = 1_800_000_000_000;
 
 /// What is sent as one delivery: a message, or a bundle of them.
 #[derive(Debug)]
@@ -85,8 +90,8 @@ pub struct Scenario {
     pub faults: Vec<(u64, Fault)>,
     /// What goes wrong all the time.
     pub unreliable: Unreliable,
-    /// SQS: how long a lease lasts, in nanoseconds.
-    pub lease: u64,
+    /// SQS: how long a lease lasts, and for how long it can be extended, in nanoseconds.
+    pub lease: (u64, u64),
 }
 
 /// Largest bodies that a broker takes, in bytes: enough, or so few that a message which fits no longer does once it has
@@ -94,7 +99,7 @@ pub struct Scenario {
 pub const LIMITS: [u64; 4] = [64 * 1024, 64 * 1024, 64 * 1024, MAX_MESSAGE];
 
 /// Bytes that a sidecar may add to a body: status and error, at most.
-pub const ADDED: u64 = 700;
+pub const ADDED: u64 = 1_000;
 
 /// Largest body that a sidecar takes in, in bytes.
 pub const MAX_MESSAGE: u64 = 3_000;
@@ -109,12 +114,23 @@ impl Scenario {
     /// The run of this seed.
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
+        let mut later = random.fork();
         let rules = random.pick(&[Rules::RabbitMq310, Rules::RabbitMq43, Rules::RabbitMq43, Rules::Sqs]);
         let tame = random.one_in(TAME);
         let names: Vec<String> =
             ["prepare", "infer", "report"].into_iter().take(random.between(1, 3) as usize).map(str::to_owned).collect();
-        let queues: BTreeMap<String, String> = names.iter().map(|name| (name.clone(), queue(name))).collect();
+        let mut queues: BTreeMap<String, String> = names.iter().map(|name| (name.clone(), queue(name))).collect();
+        let policy = later.one_in(2).then(|| policy(&mut later));
+        let recovers = policy.as_ref().is_some_and(|policy| !policy.on_exhausted.is_empty());
+        if recovers {
+            queues.insert(RECOVERY.to_owned(), queue(RECOVERY));
+        }
         let mix = if tame { Mix::TAME } else { Mix::WILD };
+        let mix = Mix {
+            flaky: if policy.is_some() { 60 } else { 0 },
+            partly: policy.is_none() || (!tame && !recovers && later.one_in(2)),
+            ..mix
+        };
         let crash_limit = random.between(1, 3) as u32;
         let stage = Stage {
             seed,
@@ -124,12 +140,15 @@ impl Scenario {
             sink: queue(names::SINK),
             sump: queue(names::SUMP),
             replies: queue("replies"),
+            policy: policy.clone(),
             consumed: random.one_in(4),
             queues,
         };
         let mut places = Vec::new();
         for name in &names {
-            let place = place(&mut random, name, &stage);
+            let mut place = place(&mut random, name, &stage);
+            place.settings.resiliency = resiliency(policy.clone());
+            place.settings.remembered = later.pick(&[0, 0, 5, 100]);
             for _ in 0..if random.one_in(4) { 2 } else { 1 } {
                 places.push(place.clone());
             }
@@ -139,13 +158,17 @@ impl Scenario {
             end.settings.role = Role::End;
             places.push(end);
         }
+        if recovers {
+            // Whatever fails there, fails for good: nothing would end otherwise.
+            places.push(place(&mut later, RECOVERY, &stage));
+        }
         // A route may come back to an actor.
         let route: Vec<String> = match random.between(0, 3) {
             0 => names.iter().chain(&names).cloned().collect(),
             1 => names.iter().flat_map(|name| [name, name]).cloned().collect(),
             _ => names,
         };
-        let inputs = inputs(&mut random, &route, tame);
+        let inputs = inputs(&mut random, &mut later, &route, tame);
         let faults = if tame { Vec::new() } else { faults(&mut random) };
         let unreliable = if tame {
             Unreliable::default()
@@ -160,8 +183,34 @@ impl Scenario {
         // consumer's messages come back in the run.
         let lease =
             if tame || random.one_in(2) { 120_000_000_000 } else { random.between(5_000_000_000, 8_000_000_000) };
-        Self { rules, stage, places, inputs, faults, unreliable, lease }
+        let longest = if tame { 43_200_000_000_000 } else { lease * later.pick(&[1, 3, 3, 1000]) };
+        for place in &mut places {
+            let limits =
+                |lasts, longest| Lease { lasts: Duration::from_nanos(lasts), longest: Duration::from_nanos(longest) };
+            place.settings.lease = (rules == Rules::Sqs).then(|| limits(lease, longest));
+            place.settings.delays = delays(rules);
+        }
+        Self { rules, stage, places, inputs, faults, unreliable, lease: (lease, longest) }
     }
+}
+
+/// Where a policy may send what has used up its attempts.
+pub const RECOVERY: &str = "recovery";
+
+fn policy(random: &mut Random) -> Policy {
+    Policy {
+        attempts_max: random.between(1, 4) as u32,
+        backoff: random.pick(&[Backoff::Constant, Backoff::Linear, Backoff::Exponential]),
+        initial_delay: Duration::from_millis(random.pick(&[0, 10, 900, 1_500, 4_000])),
+        interval_max: Duration::from_secs(random.pick(&[1, 12])),
+        duration_max: random.one_in(4).then(|| Duration::from_secs(random.between(1, 10))),
+        jitter: random.one_in(2),
+        on_exhausted: if random.one_in(3) { vec![RECOVERY.to_owned()] } else { Vec::new() },
+    }
+}
+
+fn resiliency(policy: Option<Policy>) -> Resiliency {
+    Resiliency::new(policy.into_iter().map(|policy| (DEFAULT_POLICY.to_owned(), policy)).collect(), Vec::new())
 }
 
 fn queue(actor: &str) -> String {
@@ -203,11 +252,15 @@ fn place(random: &mut Random, actor: &str, stage: &Stage) -> Place {
         ready_grace: Duration::from_secs(10),
         cancel_grace: Duration::from_secs(1),
         orphan_ttl: Duration::from_secs(30),
+        resiliency: Resiliency::default(),
+        delays: Delays::Any,
+        lease: None,
+        remembered: 0,
     };
     Place { actor: actor.into(), settings, shape }
 }
 
-fn inputs(random: &mut Random, route: &[String], tame: bool) -> Vec<Input> {
+fn inputs(random: &mut Random, later: &mut Random, route: &[String], tame: bool) -> Vec<Input> {
     let count = random.between(10, 150);
     let spread = random.pick(&[1_000_000, 2_000_000_000, 20_000_000_000]);
     let first = route.first().cloned().unwrap_or_default();
@@ -216,20 +269,45 @@ fn inputs(random: &mut Random, route: &[String], tame: bool) -> Vec<Input> {
     let mut n = 0;
     while n < count {
         let size = random.between(1, largest).min(count - n);
-        let parts = (n..n + size).map(|n| single(random, n, route, tame, size > 1)).collect();
-        inputs.push(Input { at: random.between(0, spread), queue: queue(&first), parts });
+        // Some are of no use after a while: before they are run, as they run, or long after.
+        let deadlines = (0..size).map(|_| later.one_in(8).then(|| later.between(0, 6_000))).collect::<Vec<_>>();
+        let at = random.between(0, spread);
+        let due = |n: &u64| {
+            let text = |after| if after % 9 == 8 { "soon".to_owned() } else { precise(WALL + at / 1_000_000 + after) };
+            deadlines[*n as usize].map(text)
+        };
+        let parts = (0..size).map(|i| single(random, n + i, route, tame, size > 1, due(&i))).collect();
+        inputs.push(Input { at, queue: queue(&first), parts });
         n += size;
     }
     inputs
 }
 
-fn single(random: &mut Random, n: u64, route: &[String], tame: bool, bundled: bool) -> Single {
+fn single(
+    random: &mut Random,
+    n: u64,
+    route: &[String],
+    tame: bool,
+    bundled: bool,
+    deadline: Option<String>,
+) -> Single {
     let first = route.first().cloned().unwrap_or_default();
     let mut head = Head::new(
         format!("m{n}"),
         Route { prev: Vec::new(), curr: first.clone(), next: route.iter().skip(1).cloned().collect() },
     );
     head.headers = Headers::from_json(&format!(r#"{{"trace":"t{n}"}}"#)).unwrap_or_default();
+    head.status = deadline.map(|deadline| Status {
+        phase: Phase::Pending,
+        reason: None,
+        actor: first.clone(),
+        attempt: 1,
+        max_attempts: 0,
+        created_at: precise(WALL),
+        updated_at: precise(WALL),
+        deadline_at: Some(deadline),
+        error: None,
+    });
     // Some wait for an answer, some of those no longer.
     if random.one_in(6) {
         let to = if random.one_in(4) { "nobody-waits" } else { "replies" };

@@ -9,7 +9,7 @@ use super::runtime::SimRim;
 use super::transport::SimTransport;
 
 /// States that the runs are expected to reach together.
-pub const STATES: [&str; 39] = [
+pub const STATES: [&str; 47] = [
     "bundle",
     "waiting",
     "running",
@@ -34,6 +34,14 @@ pub const STATES: [&str; 39] = [
     "ended-error",
     "ended-retried",
     "ended-consumed",
+    "ended-delayed",
+    "ended-routed",
+    "ended-expired",
+    "deduplicated",
+    "lease-extended",
+    "lease-lost",
+    "lease-ended",
+    "bad-deadline",
     "rebuilt",
     "too-large-to-fail",
     "given-up-by-the-broker",
@@ -66,9 +74,15 @@ impl Audience for Notes {
                 Ending::Empty => "ended-empty",
                 Ending::Error => "ended-error",
                 Ending::Retried => "ended-retried",
+                Ending::Delayed => "ended-delayed",
+                Ending::Routed => "ended-routed",
+                Ending::Expired => "ended-expired",
                 Ending::Consumed => "ended-consumed",
                 Ending::Open => return,
             },
+            Observation::Deduplicated => "deduplicated",
+            Observation::LeaseExtended => "lease-extended",
+            Observation::LeaseLost => "lease-lost",
             Observation::Adopted => "adopted",
             Observation::HandedBack => "handed-back",
             Observation::WorkerDied(_) => "worker-died",
@@ -89,6 +103,8 @@ impl Audience for Notes {
         self.0.tell(|| format!("{}: {report:?}", self.1));
         match report {
             Report::Unroutable { .. } => self.0.state("report-unroutable"),
+            Report::LeaseEnded { .. } => self.0.state("lease-ended"),
+            Report::BadDeadline { .. } => self.0.state("bad-deadline"),
             Report::NotReady => self.0.state("report-not-ready"),
             _ => {}
         }

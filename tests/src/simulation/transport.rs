@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::task::Context;
+use std::time::Duration;
 
 use asya_transport::{
-    ContentType, Delays, Delivery, Event, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag, Token,
-    Transport,
+    ContentType, Delays, Delivery, Event, Lease, Limits, Memory, Op, Outcome, Part, Redelivery, Room, Settlement, Tag,
+    Token, Transport,
 };
 
 use super::body::portions;
@@ -34,6 +35,16 @@ pub struct Unreliable {
     pub duplicate: u64,
 }
 
+/// The delays that a broker of these rules knows.
+pub fn delays(rules: Rules) -> Delays {
+    const LADDER: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5)];
+    match rules {
+        Rules::RabbitMq310 => Delays::Any,
+        Rules::RabbitMq43 => Delays::Ladder(LADDER),
+        Rules::Sqs => Delays::UpTo { unit: Duration::from_secs(1), longest: Duration::from_secs(6) },
+    }
+}
+
 struct Open {
     token: Token,
     queue: String,
@@ -41,6 +52,7 @@ struct Open {
     prefix: Vec<u8>,
     parts: Vec<Part>,
     suffix: Vec<u8>,
+    delay: u64,
     /// When the bytes leave.
     written: u64,
 }
@@ -51,6 +63,7 @@ enum Buffered {
     Cancel,
     Publish(Open),
     Settle(Tag, Settlement),
+    Extend(Tag, u64),
 }
 
 enum Later {
@@ -221,7 +234,7 @@ impl SimTransport {
             return Outcome::TooLarge(limit);
         }
         let body: Rc<[u8]> = body.into();
-        if !self.world.borrow_mut().publish(&open.queue, Rc::clone(&body), open.content_type) {
+        if !self.world.borrow_mut().publish(&open.queue, Rc::clone(&body), open.content_type, open.delay) {
             return Outcome::Unroutable;
         }
         self.ledger.published(&open.queue, &body, open.content_type);
@@ -255,11 +268,46 @@ impl SimTransport {
         let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
         if fails && self.world.borrow().rules == Rules::Sqs {
             self.ledger.fault(Fault::SettleFailed);
+            self.world.borrow_mut().excuse(self.holder(), tag.number);
             self.lost.push(Event::SettleFailed { tag, why: "simulated".into() });
         } else if !self.world.borrow_mut().settle(self.holder(), tag.number, how) {
             self.ledger.fault(Fault::LeaseLost);
             self.lost.push(Event::SettleFailed { tag, why: "the lease had run out".into() });
         }
+    }
+
+    fn extend(&mut self, tag: Tag, by: u64) {
+        if tag.epoch != self.epoch || !self.connected {
+            return;
+        }
+        if !self.unsettled.contains(&tag.number) {
+            self.ledger.violation(format!("{tag:?} was extended after it was settled"));
+        }
+        let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
+        if fails && self.random.one_in(2) {
+            // It is answered well and has no effect, as when the answer to an earlier one overtakes it.
+            return self.world.borrow_mut().excuse(self.holder(), tag.number);
+        } else if fails {
+            self.ledger.fault(Fault::ExtendFailed);
+        } else if self.world.borrow_mut().extend(self.holder(), tag.number, by) {
+            return;
+        } else {
+            self.ledger.fault(Fault::LeaseLost);
+        }
+        // The broker delivers it again when its lease runs out.
+        self.world.borrow_mut().excuse(self.holder(), tag.number);
+        self.unsettled.remove(&tag.number);
+        self.ledger.given_up(self.holder(), tag);
+        self.lost.push(Event::SettleFailed { tag, why: "it could not be extended".into() });
+    }
+
+    /// The delay of a publish, which has to be one that this broker knows.
+    fn checked_delay(&self, delay: Option<Duration>) -> u64 {
+        let delay = delay.unwrap_or_default();
+        if self.limits().delays.step(delay) != delay && !delay.is_zero() {
+            self.ledger.violation(format!("a delay of {delay:?}, which the broker does not know"));
+        }
+        delay.as_nanos() as u64
     }
 
     fn deliver(&mut self, memory: &mut dyn Memory, events: &mut Vec<Event>) {
@@ -349,11 +397,13 @@ impl Transport for SimTransport {
                     prefix: publish.body.prefix.to_vec(),
                     parts: publish.body.parts.to_vec(),
                     suffix: publish.body.suffix.to_vec(),
+                    delay: self.checked_delay(publish.delay),
                     written: 0,
                 }));
             }
             Op::Settle { tag, how } => self.buffered.push(Buffered::Settle(tag, how)),
-            Op::Extend { .. } | Op::Depth { .. } => {}
+            Op::Extend { tag, by } => self.buffered.push(Buffered::Extend(tag, by.as_nanos() as u64)),
+            Op::Depth { .. } => {}
         }
     }
 
@@ -382,6 +432,7 @@ impl Transport for SimTransport {
                     self.lost.push(Event::Published { token: open.token, outcome: Outcome::Lost });
                 }
                 Buffered::Settle(tag, how) => self.settle(tag, how),
+                Buffered::Extend(tag, by) => self.extend(tag, by),
             }
         }
         self.write_out(memory);
@@ -423,7 +474,16 @@ impl Transport for SimTransport {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_message_bytes: Some(self.ledger.stage().limit), delays: Delays::Ladder(&[]), lease: None }
+        let world = self.world.borrow();
+        let lease = |(lasts, longest): (u64, u64)| Lease {
+            lasts: Duration::from_nanos(lasts),
+            longest: Duration::from_nanos(longest),
+        };
+        Limits {
+            max_message_bytes: Some(self.ledger.stage().limit),
+            delays: delays(world.rules),
+            lease: (world.rules == Rules::Sqs).then(|| lease(world.lease)),
+        }
     }
 
     fn name(&self) -> &'static str {

@@ -4,12 +4,19 @@ use std::collections::BTreeSet;
 
 use asya_envelope::{Head, names};
 
-use super::{Ledger, Seen};
+use super::{Ledger, Seen, times};
 use crate::simulation::body::{open_any, portions};
 use crate::simulation::plan::Plan;
+use crate::simulation::scenario::RECOVERY;
 
 /// Steps that the routes of one run can have before they count as endless.
 const MOST_STEPS: u32 = 1_000_000;
+
+/// Steps of the ladder that the longest delay of a run needs.
+const MOST_STEPS_OF_A_DELAY: u32 = 12;
+
+/// A message that came before its time is acknowledged once its copy is confirmed: at most so much later, in milliseconds.
+const EARLY_MS: u64 = 60_000;
 
 impl Ledger {
     /// Nothing is acknowledged before everything that it produced is in the broker.
@@ -32,17 +39,22 @@ impl Ledger {
             return;
         }
         let missing = if queue == self.stage.sink { self.not_consumed(&head) } else { self.missing_outcome(&head) };
-        if let Some(missing) = missing.filter(|_| !self.came_back_suspected(queue, id, hop)) {
+        if let Some(missing) = missing.filter(|_| !self.came_back(queue, &head)) {
             self.violation(format!("{id} hop {hop} acknowledged in {queue} before {missing}"));
         }
     }
 
-    /// Whether a message came into its queue again under suspicion: one copy for each that is acknowledged for it.
-    fn came_back_suspected(&self, queue: &str, id: &str, hop: u32) -> bool {
+    /// Whether a message came into its queue again under suspicion, or because its time had not come: one copy for each that
+    /// is acknowledged for it.
+    fn came_back(&self, queue: &str, head: &Head) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let suspected = |s: &&Seen| s.id == id && s.hop == hop && s.reason == "Suspected";
-        let copies = inner.enqueued.get(queue).map_or(0, |all| all.iter().filter(suspected).count());
-        let used = inner.came_back.entry((id.to_owned(), hop)).or_insert(0);
+        let (id, hop) = (head.id.clone(), head.route.hop());
+        let early = times(head).0.is_some_and(|at| at > self.wall_ms() - EARLY_MS);
+        let attempt = head.status.as_ref().map_or(1, |status| status.attempt);
+        let again =
+            |s: &&Seen| s.id == id && s.hop == hop && (s.reason == "Suspected" || (early && s.attempt == attempt));
+        let copies = inner.enqueued.get(queue).map_or(0, |all| all.iter().filter(again).count());
+        let used = inner.came_back.entry((id, hop, attempt)).or_insert(0);
         *used += 1;
         *used <= copies
     }
@@ -76,6 +88,10 @@ impl Ledger {
         let plan = Plan::of(stage.seed, stage.mix, &head.route.curr, id, hop);
         if plan == Plan::Give(0) {
             return (self.enqueued(&stage.sink, id, hop) == 0).then(|| "its end was in the sink".to_owned());
+        }
+        let recovery = stage.queues.get(RECOVERY).filter(|_| head.route.curr != RECOVERY);
+        if recovery.is_some_and(|queue| self.enqueued(queue, id, hop + 1) > 0) {
+            return None;
         }
         if !plan.succeeds() {
             return Some(format!("its failure ({plan:?}) was in the failure sink"));
@@ -115,6 +131,13 @@ impl Ledger {
             if failed > 0 {
                 continue;
             }
+            let recovery = self.stage.queues.get(RECOVERY).filter(|_| head.route.curr != RECOVERY);
+            if recovery.is_some_and(|queue| self.enqueued(queue, id, hop + 1) > 0) {
+                let mut route = head.route.shifted();
+                (route.curr, route.next) = (RECOVERY.to_owned(), Vec::new());
+                work.push(Head { route, ..head.clone() });
+                continue;
+            }
             let children = (0..plan.results()).map(|index| plan.child(&head, index));
             work.extend(children.filter(|child| !child.route.curr.is_empty()));
             if steps > MOST_STEPS {
@@ -130,7 +153,12 @@ impl Ledger {
         let (id, hop) = (&head.id, head.route.hop());
         let stage = &self.stage;
         let own = stage.queues.get(&head.route.curr).map_or(0, |queue| self.enqueued(queue, id, hop));
-        if own > 1 || failed > 1 {
+        // Each attempt comes, and waits in several steps for its time.
+        let again = match self.most_attempts() {
+            1 => 1,
+            most => most.saturating_mul(MOST_STEPS_OF_A_DELAY),
+        };
+        if own > again || (failed > 1 && again < u32::MAX) {
             self.violation(format!("{id} hop {hop} came {own} times, failed {failed} times, and nothing was broken"));
         }
         let asks = head.headers.get_str(names::HEADER_REPLY_TO).is_some_and(|queue| queue == stage.replies);
@@ -145,6 +173,9 @@ impl Ledger {
         };
         if failed > 0 || plan == Plan::Give(0) {
             return answer(id, hop);
+        }
+        if self.stage.queues.get(RECOVERY).is_some_and(|queue| self.enqueued(queue, id, hop + 1) > 0) {
+            return;
         }
         let children = (0..plan.results()).map(|index| plan.child(head, index));
         children.filter(|child| child.route.curr.is_empty()).for_each(|child| answer(&child.id, hop + 1));

@@ -1,20 +1,39 @@
 //! The rules for what is published and for what a worker is given.
 
-use asya_envelope::{Head, Phase};
+use asya_dataplane::retry::Policy;
+use asya_envelope::{Head, Headers, Phase, Route, names};
 
-use super::{Handed, Ledger, Seen};
+use super::{Handed, Ledger, Seen, known_as, known_by, times};
 use crate::simulation::body::Opened;
 use crate::simulation::fault::Fault;
 use crate::simulation::plan::{Plan, parent_of};
-use crate::simulation::scenario::ADDED;
+use crate::simulation::scenario::{ADDED, RECOVERY};
+
+/// Clocks of the core tick in milliseconds, and it hears of time only when it looks.
+const TICK_MS: u64 = 25;
+
+/// Headers without what only says how often a message was tried.
+fn without_attempts(head: &Head) -> Headers {
+    let mut headers = head.headers.clone();
+    for name in [names::HEADER_FIRST_ATTEMPT, names::HEADER_NOT_BEFORE, names::HEADER_CRASHES] {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// Deaths alone that a head tells of.
+fn crashes(head: &Head) -> u32 {
+    head.headers.get(names::HEADER_CRASHES).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
 
 impl Ledger {
     /// A message is published whole: it is one that is known, or the result that a known one has to give.
     pub(super) fn check_published(&self, queue: &str, opened: &Opened) {
         let Opened { head, section, .. } = opened;
-        let step = (head.id.clone(), head.route.hop());
+        let step = known_as(head);
         let stands = match self.inner.borrow().known.get(&step) {
             Some(known) => self.difference(&known.head, head).or((known.section != *section).then_some("payload")),
+            None if head.route.curr == RECOVERY => self.check_recovered(opened),
             None => self.check_result(opened),
         };
         if let Some(what) = stands {
@@ -32,12 +51,30 @@ impl Ledger {
     fn check_result(&self, opened: &Opened) -> Option<&'static str> {
         let Some((from, hop, index)) = parent_of(opened.document()) else { return Some("payload") };
         let inner = self.inner.borrow();
-        let Some(parent) = inner.known.get(&(from, hop)) else { return Some("parent") };
+        let recovered = opened.head.route.prev.iter().any(|actor| actor == RECOVERY);
+        let Some(parent) = inner.known.get(&known_by(&from, hop, recovered)) else { return Some("parent") };
         let plan = Plan::of(self.stage.seed, self.stage.mix, &parent.head.route.curr, &parent.head.id, hop);
         if index >= plan.results() {
             return Some("index");
         }
-        self.difference(&plan.child(&parent.head, index), &opened.head)
+        let child = plan.child(&parent.head, index);
+        self.difference(&Head { status: parent.head.status.clone(), ..child }, &opened.head)
+    }
+
+    /// What of a message that has used up its attempts is not as its policy has it.
+    fn check_recovered(&self, opened: &Opened) -> Option<&'static str> {
+        let Opened { head, section, .. } = opened;
+        let inner = self.inner.borrow();
+        let Some(hop) = head.route.hop().checked_sub(1) else { return Some("past") };
+        let Some(failed) = inner.known.get(&(head.id.clone(), hop)) else { return Some("past") };
+        let expected = Head {
+            route: Route { prev: head.route.prev.clone(), curr: RECOVERY.to_owned(), next: Vec::new() },
+            ..failed.head.clone()
+        };
+        let came_by = head.route.prev.last() != Some(&failed.head.route.curr);
+        self.difference(&expected, head)
+            .or((failed.section != *section).then_some("payload"))
+            .or(came_by.then_some("past"))
     }
 
     /// In what two heads differ, status and the way that a route is written aside.
@@ -47,7 +84,8 @@ impl Ledger {
             (expected.parent_id != head.parent_id, "parent"),
             (expected.namespace != head.namespace, "namespace"),
             (expected.route != head.route, "route"),
-            (expected.headers != head.headers, "headers"),
+            (expected.headers != without_attempts(head), "headers"),
+            (times(expected).1 != times(head).1, "deadline"),
             (expected.extensions != head.extensions, "extensions"),
         ];
         differs.into_iter().find_map(|(differs, what)| differs.then_some(what))
@@ -65,6 +103,8 @@ impl Ledger {
             phase == Some(Phase::Failed)
         } else if queue == stage.sink {
             phase == Some(Phase::Succeeded) || (stage.consumed && phase == Some(Phase::Retrying))
+        } else if head.route.curr == RECOVERY && phase == Some(Phase::Failed) {
+            own == Some(queue)
         } else {
             // What finds no room is published again before anybody looks for whom it is.
             let nobodys = own.is_none() && self.had(Fault::Misrouted);
@@ -89,12 +129,24 @@ impl Ledger {
     pub(super) fn check_reason(&self, queue: &str, opened: &Opened, seen: &Seen) {
         let Opened { head, section, .. } = opened;
         let innocent = |what: &str| self.violation(format!("{} failed with {what}, of which it is innocent", seen.id));
-        let deaths = self.deaths_alone(&seen.id, seen.hop);
+        let (hop, actor) = if head.route.curr == RECOVERY && seen.reason == "PolicyRouted" {
+            (seen.hop.saturating_sub(1), head.route.prev.last().map_or("", String::as_str))
+        } else {
+            (seen.hop, head.route.curr.as_str())
+        };
+        let (deaths, failures) = (self.deaths_alone(&seen.id, hop), self.failures(&seen.id, hop));
+        let policy = self.stage.policy.as_ref().filter(|_| actor != RECOVERY);
         if head.status.as_ref().is_some_and(|s| s.phase == Phase::Failed) {
-            let plan = Plan::of(self.stage.seed, self.stage.mix, &head.route.curr, &seen.id, seen.hop);
+            let plan = Plan::of(self.stage.seed, self.stage.mix, actor, &seen.id, hop);
+            let raises = matches!(plan, Plan::GiveThenFail(_) | Plan::FailThenGive(_) | Plan::Hang);
+            let deadline = times(head).1;
             match seen.reason.as_str() {
-                "RuntimeError" if matches!(plan, Plan::GiveThenFail(_) | Plan::Malformed) => {}
-                "Timeout" if plan == Plan::Hang => {}
+                "RuntimeError" if plan == Plan::Malformed => {}
+                "RuntimeError" if policy.is_none() && raises => {}
+                "Timeout" if policy.is_none() && plan == Plan::Hang => {}
+                "PolicyExhausted" | "PolicyRouted"
+                    if raises && policy.is_some_and(|p| self.exhausted(p, head, seen)) => {}
+                "DeadlineExceeded" if deadline.is_some_and(|at| at <= self.wall_ms() + TICK_MS) => {}
                 // Alone, nobody can tell a worker that was killed from outside from one that its message killed.
                 "WorkerCrashed" if deaths >= self.stage.crash_limit => {}
                 "Unroutable" if matches!(plan, Plan::Nowhere | Plan::Absent) || self.had(Fault::MissingQueue) => {}
@@ -105,11 +157,29 @@ impl Ledger {
             if head.status.as_ref().is_none_or(|s| s.error.is_none()) {
                 self.violation(format!("{} in {queue} failed without an error", seen.id));
             }
-        } else if seen.attempt > 1 + deaths {
-            innocent(&format!("attempt {} after {deaths} deaths alone", seen.attempt));
-        } else if seen.attempt > self.stage.crash_limit {
+        } else if seen.attempt > 1 + deaths + failures {
+            innocent(&format!("attempt {} after {deaths} deaths alone and {failures} failures", seen.attempt));
+        } else if seen.reason == "WorkerCrashed" && crashes(head) >= self.stage.crash_limit {
+            self.violation(format!("{} is in {queue} after {} deaths: one too many", seen.id, crashes(head)));
+        } else if crashes(head) > deaths {
+            innocent(&format!("{} deaths, of which {deaths} alone", crashes(head)));
+        } else if matches!(seen.reason.as_str(), "RuntimeError" | "Timeout")
+            && policy.is_none_or(|policy| seen.attempt > policy.attempts_max)
+        {
             self.violation(format!("{} is in {queue} for attempt {}: one too many", seen.id, seen.attempt));
         }
+    }
+
+    /// Whether a policy gives a message no more attempts: by their number, or because the next would begin too late.
+    fn exhausted(&self, policy: &Policy, head: &Head, seen: &Seen) -> bool {
+        let spread = if policy.jitter { 1.5 } else { 1.0 };
+        let latest = policy.delay(seen.attempt).mul_f64(spread).as_millis() as u64;
+        let over_time = policy.duration_max.is_some_and(|max| {
+            let since = self.inner.borrow().first_begun.get(&(seen.id.clone(), seen.hop_failed(head))).copied();
+            since.is_none_or(|since| self.wall_ms() + latest + TICK_MS > since + max.as_millis() as u64)
+        });
+        let too_late = times(head).1.is_some_and(|at| self.wall_ms() + latest + TICK_MS >= at);
+        seen.attempt >= policy.attempts_max || over_time || too_late
     }
 
     /// A call was handed to a worker: what was sent, alone if it is to run alone, and not beside itself.
@@ -122,6 +192,13 @@ impl Ledger {
         if call.others >= call.most {
             self.violation(format!("{worker:?} was given more than {} calls", call.most));
         }
+        let (not_before, deadline) = times(head);
+        if self.wall_ms() < not_before.unwrap_or(0) {
+            self.violation(format!("{id} hop {hop} was handed over before its time"));
+        }
+        if call.expires && deadline.is_some_and(|at| self.wall_ms() > at + TICK_MS) {
+            self.violation(format!("{id} hop {hop} was handed over after its deadline"));
+        }
         let charged = head.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("WorkerCrashed"));
         if charged && !call.alone {
             self.violation(format!("{id} has killed a worker before, and was not given to run alone"));
@@ -129,7 +206,7 @@ impl Ledger {
         let step = (id.clone(), hop);
         let (whole, copies) = {
             let inner = self.inner.borrow();
-            let whole = inner.known.get(&step).is_some_and(|known| known.section == *section);
+            let whole = inner.known.get(&known_as(head)).is_some_and(|known| known.section == *section);
             (whole, inner.doubled.contains(&step))
         };
         if !whole {
@@ -143,13 +220,16 @@ impl Ledger {
 
     /// A handler has begun. Where nothing is broken, it begins once; that of an end actor, until it does not fail.
     pub fn begun(&self, actor: &str, id: &str, hop: u32) {
+        let wall_ms = self.wall_ms();
         let times = {
             let mut inner = self.inner.borrow_mut();
+            inner.first_begun.entry((id.to_owned(), hop)).or_insert(wall_ms);
             let times = inner.begun.entry((actor.to_owned(), (id.to_owned(), hop))).or_insert(0);
             *times += 1;
             *times
         };
-        if times > 1 && self.clean() && self.stage.queues.contains_key(actor) {
+        let most = self.most_attempts();
+        if times > most && self.clean() && self.stage.queues.contains_key(actor) {
             self.violation(format!("{id} hop {hop} ran {times} times, and nothing was broken"));
         }
     }

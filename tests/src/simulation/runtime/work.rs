@@ -178,16 +178,19 @@ impl SimRim {
         self.workers[usize::from(worker.index)].fruitless = 0;
         let end = match call.plan {
             Plan::GiveThenFail(_) if !call.cancelled => {
-                CallEnd::Failed { error: raised("ValueError"), unparsable: false }
+                CallEnd::Failed { error: raised("ValueError"), unparsable: false, retry_after: None }
             }
             _ if call.cancelled => {
                 if call.plan == Plan::Hang {
                     self.ledger.fault(Fault::HandlerHung);
                 }
-                CallEnd::Failed { error: raised("CancelledError"), unparsable: false }
+                CallEnd::Failed { error: raised("CancelledError"), unparsable: false, retry_after: None }
             }
             _ => CallEnd::Done,
         };
+        if end != CallEnd::Done {
+            self.ledger.failed(&call.id, call.hop);
+        }
         if self.role == Role::End && end == CallEnd::Done {
             self.ledger.consumed(&call.id, call.hop);
         }
