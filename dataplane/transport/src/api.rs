@@ -231,7 +231,7 @@ pub enum Event {
     /// A connection was lost. Every open publish has had its [`Outcome::Lost`] before this, and every tag of `epoch`
     /// is void. The transport reconnects by itself, with backoff.
     Lost {
-        /// The epoch that ended; 0 when none had begun.
+        /// The epoch that ended; 0 when none had begun, and where leases outlive the loss: then no tag is void.
         epoch: u32,
         /// For people.
         why: String,

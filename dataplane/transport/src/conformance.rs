@@ -86,6 +86,8 @@ pub trait Harness {
 /// What a broker can do, and what its [`Harness`] can do to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Capabilities {
+    /// Messages of one publisher come to one consumer in their order.
+    pub keeps_order: bool,
     /// [`crate::Redelivery::lost`] is told.
     pub counts_lost: bool,
     /// Requeues count towards the delivery limit.

@@ -10,11 +10,15 @@
 #[cfg(feature = "rabbitmq")]
 pub mod amqp;
 pub mod api;
+#[cfg(any(feature = "rabbitmq", feature = "sqs"))]
+mod backoff;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 
 pub use api::*;

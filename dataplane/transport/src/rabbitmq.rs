@@ -16,7 +16,6 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
-mod backoff;
 pub mod config;
 mod consumer;
 mod handshake;

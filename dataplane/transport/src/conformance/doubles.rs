@@ -163,6 +163,7 @@ impl Harness for Simulated {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            keeps_order: true,
             counts_lost: true,
             limit_counts_requeues: false,
             limit_counts_lost: true,

@@ -6,7 +6,6 @@
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::handshake::CHANNEL;
 use super::link::{Frames, LinkError};
 use super::ordered::Ordered;
@@ -19,6 +18,7 @@ use crate::amqp::outbox::Outbox;
 use crate::amqp::wire::{Field, Value};
 use crate::amqp::{encode, id};
 use crate::api::{ContentType, Delivery, Event, Memory, Redelivery, Room, Settlement, Slot, Tag};
+use crate::backoff::Backoff;
 
 /// What to consume.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::NAME_MAX;
-use super::backoff::Backoff;
 use super::config::RabbitMqConfig;
 use super::consumer::{Consumer, Wanted, refuses_timeout};
 use super::handshake::{OpenError, Opened, Role, open};
@@ -23,6 +22,7 @@ use super::publisher::Publisher;
 use super::topology::{Job, Spec, Topology};
 use crate::amqp::encode;
 use crate::api::{Event, Memory, Op, Outcome, Publish, QueueSpec};
+use crate::backoff::Backoff;
 
 /// `reply-code` of a close that has no cause (AMQP 0-9-1, 1.2 "Constants").
 const REPLY_SUCCESS: u16 = 200;

@@ -142,6 +142,7 @@ impl Harness for EmbeddedHarness {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            keeps_order: true,
             counts_lost: true,
             limit_counts_requeues: false,
             limit_counts_lost: true,

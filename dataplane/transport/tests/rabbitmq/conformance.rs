@@ -44,6 +44,7 @@ impl Harness for RealBroker {
     fn capabilities(&self) -> Capabilities {
         let uncounted = self.broker.version == Broker::V4_3.version;
         Capabilities {
+            keeps_order: true,
             counts_lost: uncounted,
             limit_counts_requeues: !uncounted,
             limit_counts_lost: true,

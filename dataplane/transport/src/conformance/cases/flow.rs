@@ -50,6 +50,9 @@ pub(super) fn window_can_change_while_consuming<H: Harness>(harness: &mut H) -> 
 }
 
 pub(super) fn order_is_kept<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
+    if !harness.capabilities().keeps_order {
+        return Ok(Verdict::Skipped("the broker keeps no order"));
+    }
     let mut s = Script::new(harness);
     let (consumer, publisher, queue) = s.pair(10)?;
     let messages = Message::some(1, 200);
@@ -84,10 +87,11 @@ pub(super) fn cancel_stops_deliveries_and_keeps_what_is_held<H: Harness>(h: &mut
     s.hold(consumer, 4)?;
     cancel(&mut s, consumer)?;
     ensure!(s.ledger(consumer).held.len() == 4, "what was held did not stay held");
+    let held: Vec<_> = s.ledger(consumer).held.iter().map(|held| held.body.clone()).collect();
     s.publish_confirmed(publisher, &queue, &Message::some(2, 2))?;
     s.quiet()?;
     let came = s.settle_all(consumer, Settlement::Ack)?;
-    ensure_same_messages(&came, &messages[..4])?;
+    ensure!(came.iter().map(|held| &held.body).eq(&held), "what was held did not stay what it was");
     s.quiet()?;
     s.wait_depth(publisher, &queue, 6, 0)?;
     s.finish()
@@ -190,6 +194,7 @@ pub(super) fn no_room_does_not_stop_publishing<H: Harness>(harness: &mut H) -> R
 
 pub(super) fn oversize_is_told_and_can_be_rejected<H: Harness>(harness: &mut H) -> Result<Verdict, Failure> {
     const LARGEST: usize = 50_000;
+    let huge = harness.capabilities().max_body.min(20 * LARGEST as u64);
     let mut s = Script::new(harness);
     let publisher = s.client()?;
     let queue = s.queue("work");
@@ -200,15 +205,16 @@ pub(super) fn oversize_is_told_and_can_be_rejected<H: Harness>(harness: &mut H) 
         Message::of(1, 100),
         Message::of(2, LARGEST + 1),
         Message::of(3, LARGEST),
-        Message::of(4, 20 * LARGEST),
+        Message::of(4, huge as usize),
         Message::of(5, 100),
     ];
     s.consume(consumer, &queue, 10);
     s.publish_confirmed(publisher, &queue, &messages)?;
     s.hold(consumer, 5)?;
     let (over, within): (Vec<_>, Vec<_>) = s.ledger(consumer).held.clone().into_iter().partition(|h| h.slot.is_none());
-    let lens: Vec<u64> = over.iter().map(|held| held.len).collect();
-    ensure!(lens == [LARGEST as u64 + 1, 20 * LARGEST as u64], "oversize were told as {lens:?}");
+    let mut lens: Vec<u64> = over.iter().map(|held| held.len).collect();
+    lens.sort_unstable();
+    ensure!(lens == [LARGEST as u64 + 1, huge], "oversize were told as {lens:?}");
     ensure!(within.len() == 3, "{} bodies fit where 3 do", within.len());
     for held in &over {
         s.settle(consumer, held.tag, Settlement::Reject)?;

@@ -27,9 +27,9 @@ impl Backoff {
         Self { failures: 0, since: None, random: RandomState::new() }
     }
 
-    /// It works, from `now`.
+    /// It works, from `now` or longer.
     pub(crate) fn works(&mut self, now: Instant) {
-        self.since = Some(now);
+        self.since.get_or_insert(now);
     }
 
     /// It failed at `now`: when to try again.
