@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use asya_envelope::names::{canonical_actor, queue_prefix};
 use asya_transport::rabbitmq::{Compatibility, Password, RabbitMqConfig};
+use asya_transport::sqs::SqsConfig;
 
 mod amqp_url;
 mod help;
@@ -222,6 +223,7 @@ fn actor(reader: &mut Reader<'_>) -> Actor {
 fn broker(reader: &mut Reader<'_>, actor: &Actor) -> Broker {
     let kind = reader.choice(&vars::TRANSPORT);
     let rabbitmq = rabbitmq(reader, actor);
+    let sqs = sqs(reader, actor);
     let socket = reader.path(&vars::EMBEDDED_SOCKET);
     match kind {
         Some(TransportKind::Embedded) => {
@@ -231,6 +233,7 @@ fn broker(reader: &mut Reader<'_>, actor: &Actor) -> Broker {
             }
             Broker::Embedded { socket: socket.unwrap_or_default() }
         }
+        Some(TransportKind::Sqs) => Broker::Sqs(Box::new(sqs)),
         Some(TransportKind::RabbitMq) | None => Broker::RabbitMq(Box::new(rabbitmq)),
     }
 }
@@ -284,6 +287,35 @@ fn rabbitmq(reader: &mut Reader<'_>, actor: &Actor) -> RabbitMqConfig {
         config.connection_name = format!("asya {}/{}", actor.namespace, actor.name);
     }
     config
+}
+
+/// The shortest visibility timeout that can be kept: a quarter of it is for the way of a call, half of the rest for one
+/// that fails.
+const VISIBILITY_MIN: Duration = Duration::from_secs(4);
+
+fn sqs(reader: &mut Reader<'_>, actor: &Actor) -> SqsConfig {
+    let defaults = SqsConfig::default();
+    let endpoint = Some(reader.text(&vars::SQS_ENDPOINT)).filter(|url| !url.is_empty());
+    if let Some(url) = &endpoint
+        && !["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+    {
+        reader.mistake(&vars::SQS_ENDPOINT, "not an address".to_owned(), "http://host:port or https://host".to_owned());
+    }
+    let visibility = reader.duration(&vars::SQS_VISIBILITY_TIMEOUT);
+    if !visibility.is_zero() && (visibility < VISIBILITY_MIN || visibility.subsec_nanos() > 0) {
+        let allowed = "0s, or whole seconds from 4s to 12h".to_owned();
+        reader.mistake(&vars::SQS_VISIBILITY_TIMEOUT, "SQS could not keep it".to_owned(), allowed);
+    }
+    let tag = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    SqsConfig {
+        endpoint,
+        region: reader.text(&vars::AWS_REGION),
+        visibility_timeout: if visibility.is_zero() { defaults.visibility_timeout } else { visibility },
+        wait: Duration::from_secs(reader.number(&vars::SQS_WAIT_TIME_SECONDS).unwrap_or_default()),
+        tags: vec![tag("asya.sh/managed-by", "asya"), tag("asya.sh/namespace", &actor.namespace)],
+        actor_prefix: Some(format!("asya-{}-", actor.namespace)),
+        ..defaults
+    }
 }
 
 fn runtime(reader: &mut Reader<'_>) -> Runtime {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use asya_envelope::names;
 use asya_transport::embedded::EmbeddedTransport;
 use asya_transport::rabbitmq::RabbitMq;
+use asya_transport::sqs::Sqs;
 use asya_transport::{Limits, Op, QueueSpec, Transport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Sleep, sleep_until};
@@ -98,6 +99,7 @@ fn run(config: &Config) -> Result<(), Fatal> {
                 broker.longest_hold = config.runtime.call_timeout.saturating_mul(2);
                 serve(config, RabbitMq::new(broker)).await
             }
+            Broker::Sqs(sqs) => serve(config, Sqs::new((**sqs).clone())).await,
             Broker::Embedded { socket } => serve(config, EmbeddedTransport::new(socket)).await,
         }
     })

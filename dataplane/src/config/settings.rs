@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use asya_transport::rabbitmq::RabbitMqConfig;
+use asya_transport::sqs::SqsConfig;
 use tracing::level_filters::LevelFilter;
 
 /// An enum that is written as one of a few words.
@@ -55,6 +56,8 @@ named! {
     TransportKind {
         /// RabbitMQ.
         RabbitMq = "rabbitmq",
+        /// Amazon SQS.
+        Sqs = "sqs",
         /// The broker inside `asya run`.
         Embedded = "embedded",
     }
@@ -102,6 +105,8 @@ pub struct Actor {
 pub enum Broker {
     /// RabbitMQ.
     RabbitMq(Box<RabbitMqConfig>),
+    /// Amazon SQS.
+    Sqs(Box<SqsConfig>),
     /// The broker inside `asya run`.
     Embedded {
         /// Its Unix socket.
@@ -114,6 +119,7 @@ impl Broker {
     pub const fn kind(&self) -> TransportKind {
         match self {
             Self::RabbitMq(_) => TransportKind::RabbitMq,
+            Self::Sqs(_) => TransportKind::Sqs,
             Self::Embedded { .. } => TransportKind::Embedded,
         }
     }

@@ -185,7 +185,7 @@ fn all_mistakes_are_told_at_once() {
         error.to_string(),
         r#"9 mistakes in the configuration
   ASYA_ACTOR_NAME: is required (allowed: a DNS label (a-z, 0-9, -; at most 63), not ending in -dlq or -delay)
-  ASYA_TRANSPORT="rabitmq": unknown; did you mean rabbitmq? (allowed: rabbitmq, embedded)
+  ASYA_TRANSPORT="rabitmq": unknown; did you mean rabbitmq? (allowed: rabbitmq, sqs, embedded)
   ASYA_WORKERS="0": too small (allowed: 1 to 256)
   ASYA_BATCH_SIZE="many": not a whole number (allowed: 0 to 4096)
   ASYA_RESILIENCY_ACTOR_TIMEOUT="5 minutes": unknown unit " minutes" (allowed: 1ms to 24h, such as 5m, 1h30m, 250ms, or seconds)
@@ -378,6 +378,38 @@ fn what_only_makes_sense_together_is_checked_together() {
     let prefetch = mistakes(&[("ASYA_BATCH_SIZE", "32"), ("ASYA_RABBITMQ_PREFETCH", "1")]);
     assert!(prefetch[0].starts_with("ASYA_RABBITMQ_PREFETCH=\"1\": a window of 1 never fills a batch of 32"));
     assert_eq!(config(&[("ASYA_RABBITMQ_PREFETCH", "1")]).flow.window_max, 1);
+}
+
+#[test]
+fn sqs_is_aws_unless_an_endpoint_is_named() {
+    let sqs = |pairs: &[(&str, &str)]| match config(&[pairs, &[("ASYA_TRANSPORT", "sqs")]].concat()).broker {
+        Broker::Sqs(sqs) => *sqs,
+        other => panic!("{other:?}"),
+    };
+    let plain = sqs(&[("ASYA_SQS_VISIBILITY_TIMEOUT", "0"), ("ASYA_SQS_ENDPOINT", ""), ("ASYA_NAMESPACE", "prod")]);
+    assert_eq!((plain.endpoint.as_deref(), plain.region.as_str()), (None, "us-east-1"));
+    assert_eq!((plain.visibility_timeout, plain.wait), (Duration::from_secs(90), Duration::from_secs(20)));
+    assert_eq!(plain.actor_prefix.as_deref(), Some("asya-prod-"));
+    assert!(plain.tags.contains(&("asya.sh/namespace".into(), "prod".into())) && plain.keys.is_none());
+    let local = sqs(&[
+        ("ASYA_SQS_ENDPOINT", "http://localhost:9324"),
+        ("ASYA_AWS_REGION", "eu-west-1"),
+        ("ASYA_SQS_VISIBILITY_TIMEOUT", "300"),
+        ("ASYA_SQS_WAIT_TIME_SECONDS", "1"),
+    ]);
+    assert_eq!((local.endpoint.as_deref(), local.region.as_str()), (Some("http://localhost:9324"), "eu-west-1"));
+    assert_eq!((local.visibility_timeout, local.wait), (Duration::from_secs(300), Duration::from_secs(1)));
+
+    for (name, value) in [
+        ("ASYA_SQS_ENDPOINT", "localhost:9324"),
+        ("ASYA_SQS_ENDPOINT", "http://"),
+        ("ASYA_SQS_VISIBILITY_TIMEOUT", "3s"),
+        ("ASYA_SQS_VISIBILITY_TIMEOUT", "4500ms"),
+        ("ASYA_SQS_VISIBILITY_TIMEOUT", "13h"),
+        ("ASYA_SQS_WAIT_TIME_SECONDS", "21"),
+    ] {
+        assert!(mistakes(&[(name, value)])[0].starts_with(&format!("{name}={value:?}: ")), "{name}={value}");
+    }
 }
 
 #[test]

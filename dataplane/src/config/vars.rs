@@ -106,6 +106,8 @@ pub enum Section {
     Transport,
     /// RabbitMQ.
     RabbitMq,
+    /// Amazon SQS.
+    Sqs,
     /// The embedded broker.
     Embedded,
     /// The Python side.
@@ -126,6 +128,7 @@ impl Section {
         Self::Actor,
         Self::Transport,
         Self::RabbitMq,
+        Self::Sqs,
         Self::Embedded,
         Self::Runtime,
         Self::Flow,
@@ -140,6 +143,7 @@ impl Section {
             Self::Actor => "Actor",
             Self::Transport => "Transport",
             Self::RabbitMq => "RabbitMQ",
+            Self::Sqs => "SQS",
             Self::Embedded => "Embedded broker",
             Self::Runtime => "Runtime",
             Self::Flow => "Flow and memory",
@@ -159,7 +163,6 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 const TIMEOUT_MS_MAX: u64 = 24 * HOUR_MS;
 
 const LATER_GATEWAY: &str = "there is no gateway yet";
-const LATER_SQS: &str = "there is no SQS transport yet";
 const LATER_TRACING: &str = "there is no trace exporter yet";
 const NO_PUBSUB: &str = "there is no Pub/Sub transport";
 
@@ -214,6 +217,15 @@ table! {
         "Also bind the actor's queue to the exchange below by its bare name, for senders that publish there.";
     RABBITMQ_EXCHANGE = "ASYA_RABBITMQ_EXCHANGE", [], RabbitMq, Kind::Text, Value("asya"),
         "The topic exchange that `ASYA_COMPAT_EXCHANGE` binds to. Publishing never goes through it.";
+
+    SQS_ENDPOINT = "ASYA_SQS_ENDPOINT", [], Sqs, Kind::Text, Means("AWS's own of the region"),
+        "Address of another server that speaks SQS's JSON protocol: `http://…` or `https://…`.";
+    AWS_REGION = "ASYA_AWS_REGION", [], Sqs, Kind::Text, Value("us-east-1"), "The region of the queues.";
+    SQS_VISIBILITY_TIMEOUT = "ASYA_SQS_VISIBILITY_TIMEOUT", [], Sqs, Kind::Duration { min_ms: 0, max_ms: 12 * HOUR_MS },
+        Value("0s"),
+        "How soon what a lost sidecar held comes back; `0s`: 90 s. It is extended for as long as a message is held, so it need not cover a call.";
+    SQS_WAIT_TIME_SECONDS = "ASYA_SQS_WAIT_TIME_SECONDS", [], Sqs, Kind::Count { min: 0, max: 20 }, Value("20"),
+        "How long an idle sidecar's one open call waits for a message: fewer calls are billed when it is long.";
 
     EMBEDDED_SOCKET = "ASYA_EMBEDDED_SOCKET", [], Embedded, Kind::Path, Means("a mistake with `ASYA_TRANSPORT=embedded`"),
         "Unix socket of the broker inside `asya run`.";
@@ -282,12 +294,6 @@ table! {
     QUEUE_AUTO_CREATE = "ASYA_QUEUE_AUTO_CREATE", [], Unused,
         Kind::Unused("missing queues are always declared, existing ones used as they are"), Means("always"),
         "Whether queues are declared.";
-    SQS_ENDPOINT = "ASYA_SQS_ENDPOINT", [], Unused, Kind::Unused(LATER_SQS), Means("AWS"), "SQS endpoint.";
-    AWS_REGION = "ASYA_AWS_REGION", [], Unused, Kind::Unused(LATER_SQS), Means("none"), "AWS region.";
-    SQS_VISIBILITY_TIMEOUT = "ASYA_SQS_VISIBILITY_TIMEOUT", [], Unused, Kind::Unused(LATER_SQS), Means("none"),
-        "SQS visibility timeout.";
-    SQS_WAIT_TIME_SECONDS = "ASYA_SQS_WAIT_TIME_SECONDS", [], Unused, Kind::Unused(LATER_SQS), Means("none"),
-        "SQS long-poll time.";
     PUBSUB_PROJECT_ID = "ASYA_PUBSUB_PROJECT_ID", [], Unused, Kind::Unused(NO_PUBSUB), Means("none"), "Pub/Sub project.";
     PUBSUB_ENDPOINT = "ASYA_PUBSUB_ENDPOINT", [], Unused, Kind::Unused(NO_PUBSUB), Means("none"), "Pub/Sub endpoint.";
     OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", [], Unused, Kind::Unused(LATER_TRACING), Means("no tracing"),

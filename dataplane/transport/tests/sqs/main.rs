@@ -3,6 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, outside of test functions")]
 
 mod conformance;
-#[path = "../rabbitmq/proxy.rs"]
-mod proxy;
 mod server;
