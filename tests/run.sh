@@ -42,7 +42,7 @@ phase_mypy() { (cd runtime && ../target/venv/bin/mypy --cache-dir ../target/mypy
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
-phase_cargo() { tests/servers/with-brokers.sh 3.10 4.0 4.3 --tls -- cargo test --workspace --all-features --no-fail-fast; }
+phase_cargo() { tests/servers/with-brokers.sh 3.10 4.0 4.3 --tls --sqs -- cargo test --workspace --all-features --no-fail-fast; }
 
 phase_python() {
     runtime/tests/run.sh

@@ -2,7 +2,8 @@
 # install.sh demo|test|tools: has what a fresh Debian machine lacks, says what it does, and is silent and quick when there is nothing to do.
 #
 #   demo   a C compiler and Python (apt), the Rust toolchain of rust-toolchain.toml, target/venv with demo.txt
-#   test   that, and clippy, rustfmt, nightly with miri (rustup), test.txt in target/venv, the RabbitMQ folders of tests/servers
+#   test   that, and clippy, rustfmt, nightly with miri (rustup), test.txt in target/venv, the brokers of tests/servers (for
+#          the SQS servers among them Maven and a Java runtime)
 #   tools  cargo-deny and cargo-fuzz, built once into the cache (minutes the first time)
 #
 # Each step has a stamp under target/ that is keyed by what it was made from, so an edited requirement runs its step again.
@@ -144,6 +145,7 @@ tests() {
     fi
     requirements test
     quietly as_root env XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}" python3 tests/servers/rabbitmq.py install 3.10 4.0 4.3
+    quietly python3 tests/servers/sqs.py install
 }
 
 tools() {

@@ -367,11 +367,11 @@ def hold(directory):
     return alive
 
 
-def sweep():
+def sweep(prefix=PREFIX):
     """Removes the folders whose process was killed before it could."""
     for name in os.listdir(tempfile.gettempdir()):
         directory = os.path.join(tempfile.gettempdir(), name)
-        if not name.startswith(PREFIX) or os.path.exists(os.path.join(directory, "kept")):
+        if not name.startswith(prefix) or os.path.exists(os.path.join(directory, "kept")):
             continue
         with contextlib.suppress(OSError), open(os.path.join(directory, "alive")) as alive:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::ProvideErrorMetadata as _;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 use tokio::time::{Instant, sleep_until};
 
@@ -370,7 +371,11 @@ async fn have(
             Ok((url, true))
         }
         // Somebody else was faster, and made it differently: that one is used.
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_name_exists()) => {
+        Err(error)
+            if error
+                .code()
+                .is_some_and(|code| code.ends_with("QueueNameExists") || code.ends_with("QueueAlreadyExists")) =>
+        {
             Ok((url_of(client.get_queue_url().queue_name(name).send().await)?, false))
         }
         Err(error) => Err(error.into()),

@@ -52,6 +52,8 @@ pub(super) struct Sender {
     /// Calls whose answers nobody waits for any more.
     orphans: usize,
     next_call: u64,
+    /// The most that one batch may hold, once SQS has taken less than it says.
+    batch_bytes_max: Option<u64>,
 }
 
 /// A message of this transport's own that has ended.
@@ -123,7 +125,8 @@ impl Sender {
                 if self.open.len() + self.orphans == OPEN_MAX {
                     break;
                 }
-                let (whom, entries) = batch(outbox, queues.message_bytes_max(queue), memory, events);
+                let most = self.batch_bytes_max.unwrap_or(MESSAGE_BYTES_MAX);
+                let (whom, entries) = batch(outbox, queues.message_bytes_max(queue), most, memory, events);
                 if entries.is_empty() {
                     continue;
                 }
@@ -150,6 +153,18 @@ impl Sender {
         };
         if result == Err(Trouble::NoQueue) {
             queues.forget(&queue);
+        }
+        if let Err(Trouble::BatchTooLarge(told)) = result
+            && whom.len() > 1
+        {
+            let most = self.batch_bytes_max.unwrap_or(MESSAGE_BYTES_MAX);
+            self.batch_bytes_max = Some(told.filter(|told| *told < most).unwrap_or(most / 2));
+            tracing::warn!(
+                bytes = self.batch_bytes_max,
+                "SQS takes less in one batch than it says: batches are smaller from now"
+            );
+            let again = Trouble::Later(Trouble::BatchTooLarge(told).to_string());
+            return whom.into_iter().filter_map(|whom| tell(whom, Err(again.clone()), 0, events)).collect();
         }
         let limit = queues.message_bytes_max(&queue);
         match result {
@@ -194,7 +209,7 @@ fn tell(whom: For, answer: Answer, limit: u64, events: &mut Vec<Event>) -> Optio
 fn outcome(trouble: Trouble, limit: u64) -> Outcome {
     match trouble {
         Trouble::NoQueue => Outcome::Unroutable,
-        Trouble::TooLarge(told) => Outcome::TooLarge(body_limit(told.unwrap_or(limit))),
+        Trouble::TooLarge(told) | Trouble::BatchTooLarge(told) => Outcome::TooLarge(body_limit(told.unwrap_or(limit))),
         Trouble::Unreachable(_) | Trouble::Unclear(_) => Outcome::Lost,
         Trouble::Later(why) | Trouble::Credentials(why) | Trouble::Denied(why) => Outcome::Refused(why),
         Trouble::Refused(why) | Trouble::Void(why) => {
@@ -204,8 +219,15 @@ fn outcome(trouble: Trouble, limit: u64) -> Outcome {
     }
 }
 
-/// Takes a batch out of an outbox: at most ten messages, and no more bytes than one message may have.
-fn batch(outbox: &mut Outbox, largest: u64, memory: &dyn Memory, events: &mut Vec<Event>) -> (Vec<For>, Vec<Entry>) {
+/// Takes a batch out of an outbox: at most ten messages, none with more than `largest` bytes, and no more than `most`
+/// bytes together, unless it is one message.
+fn batch(
+    outbox: &mut Outbox,
+    largest: u64,
+    most: u64,
+    memory: &dyn Memory,
+    events: &mut Vec<Event>,
+) -> (Vec<For>, Vec<Entry>) {
     let (mut whom, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
     while entries.len() < BATCH
         && let Some((one, load)) = outbox.pop_front()
@@ -230,7 +252,7 @@ fn batch(outbox: &mut Outbox, largest: u64, memory: &dyn Memory, events: &mut Ve
             }
         };
         let size = size_of(&entry);
-        if bytes + size > MESSAGE_BYTES_MAX && !entries.is_empty() {
+        if bytes + size > most && !entries.is_empty() {
             outbox.push_front((one, Load::Text(entry)));
             break;
         }
@@ -295,7 +317,7 @@ mod tests {
     fn batches(mut outbox: Outbox, memory: &HeapMemory) -> (Vec<Vec<u64>>, Vec<Event>) {
         let (mut sizes, mut events) = (Vec::new(), Vec::new());
         while !outbox.is_empty() {
-            let (whom, entries) = batch(&mut outbox, MESSAGE_BYTES_MAX, memory, &mut events);
+            let (whom, entries) = batch(&mut outbox, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, memory, &mut events);
             assert_eq!(whom.len(), entries.len());
             sizes.push(entries.iter().map(size_of).collect());
         }

@@ -18,6 +18,8 @@ pub(super) enum Trouble {
     Later(String),
     /// Larger than the queue takes: the limit in bytes of body and attributes, where it was told.
     TooLarge(Option<u64>),
+    /// The batch is larger than SQS takes: the limit, where it was told. Nothing was done.
+    BatchTooLarge(Option<u64>),
     /// No answer, or none that can be read: whether it was done is not known.
     Unreachable(String),
     /// Failed inside of SQS: whether it was done is not known.
@@ -41,7 +43,7 @@ impl Trouble {
 
     /// Whether asking again may help.
     pub(super) const fn may_pass(&self) -> bool {
-        !matches!(self, Self::NoQueue | Self::Void(_) | Self::TooLarge(_) | Self::Refused(_))
+        !matches!(self, Self::NoQueue | Self::Void(_) | Self::TooLarge(_) | Self::BatchTooLarge(_) | Self::Refused(_))
     }
 
     /// One word from a service's code.
@@ -56,10 +58,11 @@ impl Trouble {
             "InvalidParameterValue" | "InvalidAttributeValue" if text.contains("shorter than") => {
                 Self::TooLarge(first_number(text))
             }
+            // ElasticMQ's word for either.
             "InvalidParameterValue" | "InvalidAttributeValue" if text.contains("MessageTooLong") => {
-                Self::TooLarge(None)
+                Self::BatchTooLarge(None)
             }
-            "BatchRequestTooLong" => Self::TooLarge(first_number(text)),
+            "BatchRequestTooLong" => Self::BatchTooLarge(first_number(text)),
             "RequestThrottled"
             | "ThrottlingException"
             | "Throttling"
@@ -99,6 +102,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Self::NoQueue => f.write_str("there is no such queue"),
             Self::TooLarge(_) => f.write_str("larger than the queue takes"),
+            Self::BatchTooLarge(_) => f.write_str("more at once than SQS takes"),
             Self::Void(why)
             | Self::Later(why)
             | Self::Unreachable(why)
@@ -176,7 +180,7 @@ mod tests {
         let text = "One or more parameters are invalid. Reason: Message must be shorter than 262144 bytes.";
         assert_eq!(of("InvalidParameterValue", 400, text), Trouble::TooLarge(Some(262_144)));
         let text = "Batch requests cannot be longer than 1048576 bytes.";
-        assert_eq!(of("AWS.SimpleQueueService.BatchRequestTooLong", 400, text), Trouble::TooLarge(Some(1 << 20)));
+        assert_eq!(of("AWS.SimpleQueueService.BatchRequestTooLong", 400, text), Trouble::BatchTooLarge(Some(1 << 20)));
     }
 
     #[test]

@@ -114,12 +114,15 @@ fn run(server: Server, case: &str) {
     }
 }
 
-macro_rules! on_elasticmq {
+macro_rules! on_each {
     ($($group:ident: $name:ident,)*) => {
         mod elasticmq {
             $(#[test] fn $name() { super::run(crate::server::Server::ELASTICMQ, stringify!($name)); })*
         }
+        mod ministack {
+            $(#[test] fn $name() { super::run(crate::server::Server::MINISTACK, stringify!($name)); })*
+        }
     };
 }
 
-asya_transport::conformance_list!(on_elasticmq,);
+asya_transport::conformance_list!(on_each,);

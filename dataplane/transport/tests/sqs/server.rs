@@ -21,6 +21,7 @@ pub struct Server {
 
 impl Server {
     pub const ELASTICMQ: Self = Self { name: "elasticmq" };
+    pub const MINISTACK: Self = Self { name: "ministack" };
 
     /// `host:port`.
     pub fn address(self) -> (String, u16) {
