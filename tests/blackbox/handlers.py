@@ -66,6 +66,14 @@ def fail_until_gate(payload):
         raise ValueError("not yet")
 
 
+def blob_until_gate(payload):
+    """An error until the gate is open, then what came, with its bytes."""
+    _note("run")
+    if not os.path.exists(os.path.join(_folder, "gate")):
+        raise ValueError("not yet")
+    return payload
+
+
 def three(payload):
     """Three results."""
     for number in range(3):
@@ -129,3 +137,23 @@ class Model:
     def predict(self, payload):
         _note("run", payload)
         return payload
+
+
+def flaky(payload):
+    """Raises what the payload says, the first so many times; each run is noted with its moment and what it is told of itself."""
+    attempt = (yield "GET", ".status").get("attempt")
+    os.write(_journal, (json.dumps({"what": "run", "pid": os.getpid(), "payload": payload, "at": time.time(), "attempt": attempt}) + "\n").encode())
+    if attempt <= payload["failures"]:
+        raise {"ValueError": ValueError, "KeyError": KeyError, "MemoryError": MemoryError}[payload.get("raises", "ValueError")]("not yet")
+    yield payload
+
+
+def later(payload):
+    """Asks for a delay itself, once."""
+    import asya
+
+    attempt = (yield "GET", ".status").get("attempt")
+    os.write(_journal, (json.dumps({"what": "run", "pid": os.getpid(), "payload": payload, "at": time.time(), "attempt": attempt}) + "\n").encode())
+    if attempt == 1:
+        raise asya.Retry("rate limited", after=payload["after"])
+    yield payload
