@@ -10,7 +10,7 @@ use asya_transport::{
 };
 
 use super::*;
-use crate::flow::{Emit, PublicationId};
+use crate::flow::{CallEnd, Death, Emit, PublicationId, Role, WorkerEvent, WorkerId};
 use crate::retry::Resiliency;
 
 mod time;
