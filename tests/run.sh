@@ -71,7 +71,7 @@ phase_fuzz() {
 # The planted bugs take minutes more: `make simulate` runs them too.
 phase_simulate() { cargo run --quiet --profile sim -p asya-tests --bin simulate -- --seeds "$SIMULATION_SEEDS"; }
 
-phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3" tests/blackbox/run.sh; }
+phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3 sqs" tests/blackbox/run.sh; }
 
 phase_kill() {
     cargo build --quiet --release -p asya-dataplane -p asya-bench

@@ -29,6 +29,7 @@ class Message:
     def __init__(self, method, properties, body):
         self.redelivered = method.redelivered
         self.properties = properties
+        self.content_type = properties.content_type
         self.body = body
 
     @property

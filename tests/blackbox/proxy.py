@@ -12,6 +12,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._pairs = []
         self._lock = threading.Lock()
+        self._refusing = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -24,6 +25,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._refusing:
+                client.close()
+                continue
             server = socket.create_connection(self._target)
             with self._lock:
                 self._pairs.append((client, server))
@@ -48,6 +52,11 @@ class Proxy:
             for end in pair:
                 _shut(end)
         return len(pairs)
+
+    def refuse(self, refusing):
+        """Ends every connection and lets no new one through, or lets them through again."""
+        self._refusing = refusing
+        self.cut()
 
     def close(self):
         self._listener.close()

@@ -1,6 +1,7 @@
-"""Cases 31 to 38, 137 and 144 of docs/COMPATIBILITY.md: what is between the sidecar and RabbitMQ."""
+"""Cases 31 to 38, 137 and 144 of docs/COMPATIBILITY.md: what is between the sidecar and its broker."""
 
 import pika
+import pytest
 from conftest import envelope
 from proxy import Proxy
 from waiting import until
@@ -14,6 +15,7 @@ def through_a_proxy(world):
     return proxy, world.url.replace(f":{target.port}", f":{proxy.port}")
 
 
+@pytest.mark.only("rabbitmq", "a connection that is lost")
 def test_case_31_consumes_again_after_the_connection_is_lost(world):
     proxy, url = through_a_proxy(world)
     actor = world.actor("echo", ASYA_RABBITMQ_URL=url)
@@ -25,6 +27,7 @@ def test_case_31_consumes_again_after_the_connection_is_lost(world):
     actor.wait_until_ready()
 
 
+@pytest.mark.only("rabbitmq", "its list of consumers")
 def test_case_137_a_deleted_queue_is_declared_again(world):
     actor = world.actor("echo")
     world.broker.delete(world.queue("a"))
@@ -34,6 +37,7 @@ def test_case_137_a_deleted_queue_is_declared_again(world):
     assert actor.sidecar.poll() is None
 
 
+@pytest.mark.only("rabbitmq", "AMQP properties")
 def test_case_32_publish_properties(world):
     world.actor("echo")
     world.declare("b")
@@ -43,6 +47,7 @@ def test_case_32_publish_properties(world):
     assert properties.message_id == "some-id" and properties.timestamp is None
 
 
+@pytest.mark.only("rabbitmq", "AMQP properties")
 def test_case_32_what_goes_on_as_native_says_so(world):
     world.actor("echo", ASYA_ENCODING="native")
     world.declare("b")
@@ -51,6 +56,7 @@ def test_case_32_what_goes_on_as_native_says_so(world):
     assert got.properties.content_type == "application/vnd.asya.native" and got.body.startswith(b'{"n":1}')
 
 
+@pytest.mark.only("rabbitmq", "its exchanges")
 def test_case_32_the_older_exchange_reaches_the_actor_when_asked(world):
     world.actor("echo", name=f"{world.namespace}-a", ASYA_COMPAT_EXCHANGE="true")
     body = b'{"id": "m-1", "route": {"actors": ["%s-a"], "current": 0}, "payload": 1}' % world.namespace.encode()
@@ -58,6 +64,7 @@ def test_case_32_the_older_exchange_reaches_the_actor_when_asked(world):
     assert world.get("x-sink").envelope["payload"] == 1
 
 
+@pytest.mark.only("rabbitmq", "its queue types")
 def test_case_33_an_existing_queue_is_used_as_it_is(world):
     classic = {"x-queue-type": "classic"}
     world.broker.declare(world.queue("a"), **classic)
@@ -85,6 +92,7 @@ def test_case_34_requeue_redelivers_uncharged(world):
     assert world.depth("x-sump") == 0
 
 
+@pytest.mark.only("rabbitmq", "a connection that is lost")
 def test_case_34_void_tags_are_ignored_and_a_running_message_is_adopted(world):
     proxy, url = through_a_proxy(world)
     actor = world.actor("gated", ASYA_RABBITMQ_URL=url)
@@ -134,6 +142,7 @@ def test_case_144_a_hundred_messages_are_all_done(world):
     assert world.depth("x-sink") == 0 and world.depth("x-sump") == 0 and len(actor.journal("run")) == 100
 
 
+@pytest.mark.only("rabbitmq", "its log")
 def test_a_drained_sidecar_takes_leave_of_the_broker(world):
     actor = world.actor("echo")
     world.publish("a", envelope(["a"], 1))

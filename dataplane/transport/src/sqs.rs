@@ -253,7 +253,9 @@ impl Transport for Sqs {
                 self.consumer.cancel(now);
                 self.events.push(Event::Canceled { asked: true });
             }
-            Op::Publish(publish) if self.link == Link::Up => self.sender.publish(publish, &mut self.events),
+            Op::Publish(publish) if self.link == Link::Up => {
+                self.sender.publish(publish, &self.queues, &mut self.events);
+            }
             Op::Publish(publish) => {
                 self.events.push(Event::Published { token: publish.token, outcome: Outcome::Lost });
             }

@@ -11,7 +11,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::MessageAttributeValue;
 
 use super::body::{self, ATTRIBUTES_BYTES, MESSAGE_BYTES_MAX, body_limit};
-use super::calls::{BATCH, Calls, Entry, whole_seconds};
+use super::calls::{BATCH, Calls, Entry};
 use super::queues::{Queues, is_name};
 use super::trouble::{Answer, Trouble};
 use crate::api::{ContentType, Event, Memory, Outcome, Part, Publish, Token};
@@ -65,15 +65,21 @@ pub(super) struct Forwarded {
 
 impl Sender {
     /// Takes a publish. What can be told at once is answered at once.
-    pub(super) fn publish(&mut self, publish: Publish<'_>, events: &mut Vec<Event>) {
+    pub(super) fn publish(&mut self, publish: Publish<'_>, queues: &Queues, events: &mut Vec<Event>) {
         let Publish { token, queue, content_type, message_id, body, delay } = publish;
         let delay = delay.unwrap_or_default();
-        if delay > DELAY_MAX {
-            let outcome = Outcome::Unsupported("delay a message for more than 900 seconds");
+        if delay > DELAY_MAX || delay.subsec_nanos() > 0 {
+            let outcome = Outcome::Unsupported("delay a message by anything but whole seconds, up to 900");
             return events.push(Event::Published { token, outcome });
         }
         if !is_name(queue) {
             return events.push(Event::Published { token, outcome: Outcome::Unroutable });
+        }
+        let limit = queues.message_bytes_max(queue);
+        let native = content_type == ContentType::Native;
+        let most = if native { body_limit(limit) } else { limit.saturating_sub(ATTRIBUTES_BYTES) };
+        if body.len() > most {
+            return events.push(Event::Published { token, outcome: Outcome::TooLarge(body_limit(limit)) });
         }
         let load = Load::Raw {
             content_type,
@@ -81,7 +87,7 @@ impl Sender {
             head: [body.prefix, body.suffix].concat(),
             split: body.prefix.len(),
             parts: body.parts.to_vec(),
-            delay: whole_seconds(delay),
+            delay: delay.as_secs() as u32,
         };
         self.outbox(queue).push_back((For::Caller(token), load));
     }
@@ -237,12 +243,8 @@ fn batch(
             Load::Raw { content_type, id, head, split, parts, delay } => {
                 let (prefix, suffix) = head.split_at(split);
                 let room = largest.saturating_sub(ATTRIBUTES_BYTES);
-                let Some(body) = assemble(prefix, &parts, suffix, room, memory) else {
-                    let answer = Err(Trouble::TooLarge(Some(largest)));
-                    tell(one, answer, largest, events);
-                    continue;
-                };
-                let encoded = body::encode(content_type, body, room);
+                let encoded = body::encode(content_type, assemble(prefix, &parts, suffix, memory), room);
+                // JSON that has to go as base64.
                 if encoded.text.len() as u64 > room {
                     let answer = Err(Trouble::TooLarge(Some(largest)));
                     tell(one, answer, largest, events);
@@ -263,17 +265,14 @@ fn batch(
     (whom, entries)
 }
 
-/// The bytes of a body, unless there is no room for them in any encoding.
-fn assemble(prefix: &[u8], parts: &[Part], suffix: &[u8], room: u64, memory: &dyn Memory) -> Option<Vec<u8>> {
-    let len = (prefix.len() + suffix.len()) as u64 + parts.iter().map(|part| part.len).sum::<u64>();
-    if len > room {
-        return None;
-    }
-    let mut body = Vec::with_capacity(usize::try_from(len).ok()?);
+fn assemble(prefix: &[u8], parts: &[Part], suffix: &[u8], memory: &dyn Memory) -> Vec<u8> {
+    // Bounded by the largest message: see `publish`.
+    let len = parts.iter().map(|part| part.len as usize).sum::<usize>() + prefix.len() + suffix.len();
+    let mut body = Vec::with_capacity(len);
     body.extend_from_slice(prefix);
     parts.iter().for_each(|part| memory.copy_part(*part, &mut body));
     body.extend_from_slice(suffix);
-    Some(body)
+    body
 }
 
 fn entry(encoded: body::Encoded, content_type: ContentType, id: Option<String>, delay_seconds: u32) -> Entry {
