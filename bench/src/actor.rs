@@ -42,6 +42,8 @@ pub enum Address {
     RabbitMq(String),
     /// The embedded broker's socket.
     Embedded(PathBuf),
+    /// An SQS server.
+    Sqs(String),
 }
 
 /// Where the programs are.
@@ -78,6 +80,11 @@ impl Programs {
         match address {
             Address::RabbitMq(url) => sidecar.env("ASYA_TRANSPORT", "rabbitmq").env("ASYA_RABBITMQ_URL", url),
             Address::Embedded(socket) => sidecar.env("ASYA_TRANSPORT", "embedded").env("ASYA_EMBEDDED_SOCKET", socket),
+            Address::Sqs(endpoint) => sidecar
+                .env("ASYA_TRANSPORT", "sqs")
+                .env("ASYA_SQS_ENDPOINT", endpoint)
+                .env("AWS_ACCESS_KEY_ID", "test")
+                .env("AWS_SECRET_ACCESS_KEY", "test"),
         };
         sidecar
             .env("ASYA_ACTOR_NAME", ACTOR)
@@ -127,6 +134,11 @@ impl Programs {
             Address::Embedded(socket) => {
                 let mut command = Command::new(self.forwarders.join("embedded_forwarder"));
                 command.arg("--socket").arg(socket);
+                command
+            }
+            Address::Sqs(endpoint) => {
+                let mut command = Command::new(self.forwarders.join("sqs_forwarder"));
+                command.args(["--endpoint", endpoint]);
                 command
             }
         };

@@ -4,9 +4,11 @@
 
 mod embedded;
 mod rabbitmq;
+mod sqs;
 
 pub use embedded::Embedded;
 pub use rabbitmq::RabbitMq;
+pub use sqs::Sqs;
 
 use asya_envelope::Route;
 
@@ -19,6 +21,8 @@ pub enum Broker {
     RabbitMq(RabbitMq),
     /// The broker inside `asya run`.
     Embedded(Embedded),
+    /// SQS.
+    Sqs(Sqs),
 }
 
 impl Broker {
@@ -27,6 +31,7 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.declare(queue).await,
             Self::Embedded(broker) => broker.declare(queue).await,
+            Self::Sqs(broker) => broker.declare(queue).await,
         }
     }
 
@@ -35,6 +40,7 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.delete(queue).await,
             Self::Embedded(broker) => broker.delete(queue),
+            Self::Sqs(broker) => broker.delete(queue).await,
         }
     }
 
@@ -43,6 +49,7 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.depth(queue).await,
             Self::Embedded(broker) => broker.depth(queue).await,
+            Self::Sqs(broker) => broker.depth(queue).await,
         }
     }
 
@@ -51,6 +58,7 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.fill(queue, kind, count, route).await,
             Self::Embedded(broker) => broker.fill(queue, kind, count, route).await,
+            Self::Sqs(broker) => broker.fill(queue, kind, count, route).await,
         }
     }
 
@@ -59,6 +67,7 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.empty(queue, kind, count, added).await,
             Self::Embedded(broker) => broker.empty(queue, kind, count, added).await,
+            Self::Sqs(broker) => broker.empty(queue, kind, count, added).await,
         }
     }
 }

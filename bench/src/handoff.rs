@@ -121,6 +121,7 @@ impl Handoff {
             doomed: None,
             ending: Ending::Open,
             arrived: Time::default(),
+            deadline: None,
         });
         if let Some(message) = self.calls.get(id) {
             self.rim.submit(self.worker, Call { id, message, slot, more: false, alone: false });

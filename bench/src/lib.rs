@@ -12,6 +12,7 @@ pub mod measure;
 pub mod message;
 pub mod process;
 pub mod report;
+pub mod sqs;
 pub mod suite;
 
 /// What ends a benchmark.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use asya_bench::Error;
 use asya_bench::actor::{Address, Json, Programs};
-use asya_bench::broker::{Broker, Embedded, RabbitMq};
+use asya_bench::broker::{Broker, Embedded, RabbitMq, Sqs};
 use asya_bench::measure::Run;
 use asya_bench::message::Kind;
 use asya_bench::report::{self, Extra, Figure, Row};
@@ -22,6 +22,9 @@ struct Arguments {
     /// A RabbitMQ to measure on: NAME=URL=PID, where PID is its first process.
     #[arg(long, value_parser = parse_broker)]
     rabbitmq: Vec<(String, String, u32)>,
+    /// An SQS server to measure on: NAME=ENDPOINT=PID. A blob of 1 MiB does not fit in its messages.
+    #[arg(long, value_parser = parse_broker)]
+    sqs: Vec<(String, String, u32)>,
     /// Measure on the embedded broker, too.
     #[arg(long)]
     embedded: bool,
@@ -71,6 +74,17 @@ async fn measure(arguments: Arguments) -> Result<String, Error> {
             folder: folder.path().to_owned(),
         };
         measure_on(&suite, "rabbitmq", &format!("RabbitMQ {name}"), &arguments, &mut rows, &mut extras).await?;
+    }
+    for (name, endpoint, pid) in &arguments.sqs {
+        let folder = tempfile::tempdir().map_err(Error::system("no temporary folder"))?;
+        let suite = Suite {
+            programs: arguments.programs.clone(),
+            broker: Broker::Sqs(Sqs::new(endpoint)),
+            address: Address::Sqs(endpoint.clone()),
+            broker_pid: *pid,
+            folder: folder.path().to_owned(),
+        };
+        measure_on(&suite, "sqs", &format!("SQS ({name})"), &arguments, &mut rows, &mut extras).await?;
     }
     if arguments.embedded {
         measure_on_embedded(&arguments, &mut rows, &mut extras).await?;
@@ -135,7 +149,8 @@ async fn measure_on(
     rows: &mut Vec<Row>,
     extras: &mut Vec<Extra>,
 ) -> Result<(), Error> {
-    for &kind in &arguments.kinds {
+    let fits = |kind: &&Kind| transport != "sqs" || **kind != Kind::Blob1M;
+    for &kind in arguments.kinds.iter().filter(fits) {
         let libraries = libraries(kind);
         let turns: Vec<Between> =
             std::iter::once(Between::Forwarder).chain(libraries.iter().map(|json| Between::Actor(*json))).collect();
