@@ -66,6 +66,9 @@ fn policy(name: &str, text: PolicyText) -> Result<Policy, String> {
         }
         .map_err(|problem| format!("{name}.{field}: {problem}"))
     };
+    if let Some(actor) = text.on_exhausted.iter().find(|actor| value::label(actor).is_err()) {
+        return Err(format!("{name}.onExhausted names {actor:?}, and no actor can have that name"));
+    }
     Ok(Policy {
         attempts_max: text.max_attempts,
         backoff: text.backoff,

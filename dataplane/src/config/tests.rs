@@ -436,6 +436,9 @@ fn rules_name_policies_that_exist() {
     assert_eq!(resiliency.policy_for("MemoryError", &mro(&["Exception"])).map(|p| p.attempts_max), Some(1));
     assert_eq!(Resiliency::default().policy_for("ValueError", &[]), None);
 
+    let nobody = r#"{"default":{"onExhausted":["mend","Not A Name"]}}"#;
+    assert!(mistakes(&[("ASYA_RESILIENCY_POLICIES", nobody)])[0].contains(r#"default.onExhausted names "Not A Name""#));
+
     let typo = [
         ("ASYA_RESILIENCY_POLICIES", r#"{"default":{}}"#),
         ("ASYA_RESILIENCY_RULES", r#"[{"errors":["E"],"policy":"defualt"}]"#),

@@ -94,7 +94,7 @@ fn within(number: u64, min: u64, max: u64) -> Result<u64, String> {
     }
 }
 
-fn label(text: &str) -> Result<String, String> {
+pub(super) fn label(text: &str) -> Result<String, String> {
     if text.len() > names::MAX_LABEL {
         return Err(format!("{} characters long", text.len()));
     }
