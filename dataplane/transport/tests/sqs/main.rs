@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, outside of test functions")]
 
+mod client;
 mod conformance;
+#[path = "../rabbitmq/proxy.rs"]
+mod proxy;
 mod server;
+mod specific;
