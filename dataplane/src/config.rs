@@ -149,12 +149,13 @@ impl Config {
         let broker = broker(reader, &actor);
         let runtime = runtime(reader);
         let flow = flow(reader, &runtime);
+        let resiliency = resiliency(reader, &actor.name);
         let config = Self {
             actor,
             broker,
             runtime,
             flow,
-            resiliency: resiliency(reader),
+            resiliency,
             remembered: reader.count(&vars::DEDUP_WINDOW),
             publishing: Publishing {
                 encoding: reader.choice(&vars::ENCODING).unwrap_or(EmittedEncoding::AsItArrived),
@@ -368,10 +369,15 @@ fn flow(reader: &mut Reader<'_>, runtime: &Runtime) -> FlowLimits {
     limits
 }
 
-fn resiliency(reader: &mut Reader<'_>) -> Resiliency {
+fn resiliency(reader: &mut Reader<'_>, actor: &str) -> Resiliency {
     let policies = reader.policies(&vars::RESILIENCY_POLICIES);
     let rules = reader.rules(&vars::RESILIENCY_RULES);
     if !reader.is_mistaken(&vars::RESILIENCY_POLICIES) {
+        for (name, _) in policies.iter().filter(|(_, p)| p.on_exhausted.first().is_some_and(|first| first == actor)) {
+            let problem =
+                format!("{name}.onExhausted sends what is exhausted to {actor}, where it would fail again for ever");
+            reader.mistake(&vars::RESILIENCY_POLICIES, problem, "another actor".to_owned());
+        }
         let known = || policies.keys().map(String::as_str);
         for rule in rules.iter().filter(|rule| !policies.contains_key(&rule.policy)) {
             let meant = near::nearest(&rule.policy, known()).map(|near| format!("; did you mean {near}?"));

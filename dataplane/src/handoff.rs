@@ -265,7 +265,13 @@ impl Handoff {
     }
 
     fn submit_one(&mut self, flight: &mut Flight, fx: &mut Effects, now: Now, index: usize) -> bool {
-        let Some(id) = self.waiting.pop_front() else { return false };
+        let Some(&id) = self.waiting.front() else { return false };
+        // Nobody knows how long it would lie ahead of a busy worker; what has a deadline is given when it can begin.
+        let hurried = flight.messages.get(id).is_some_and(|message| message.deadline.is_some());
+        if hurried && !self.workers[index].has_room(0) {
+            return false;
+        }
+        self.waiting.pop_front();
         if flight.messages.get(id).is_some() {
             self.workers[index].submit(flight, fx, now.mono, &[id], false);
         }

@@ -61,7 +61,7 @@ pub struct Pipeline {
     orphans: Orphans,
     leases: Leases,
     finished: Finished,
-    /// Messages whose use ends at a time, by that time. Bounded by the messages in flight, and some that were done sooner.
+    /// Messages whose use ends at a time, by that time. Those of messages that are gone are swept out in time.
     deadlines: BTreeSet<(Time, MessageId)>,
     /// Messages that wait for their time: what is tried again in a moment, and what an end actor, which has nowhere to send it,
     /// runs again later.
@@ -361,9 +361,19 @@ impl Pipeline {
         }
         let orphan = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.tag.is_none() && d.members == 1);
         if orphan {
+            self.remember(id);
             self.orphans.finished(&mut self.flight, fx, id, now.mono.after(self.settings.orphan_ttl));
         } else {
             self.finish(id, now, fx);
+        }
+    }
+
+    /// Notes a message that is done with, so that a copy of it does not run. What failed may be sent again.
+    fn remember(&mut self, id: MessageId) {
+        if let Some(message) = self.flight.messages.get(id)
+            && matches!(message.ending, Ending::Success | Ending::Empty | Ending::Consumed)
+        {
+            self.finished.remember(&message.head);
         }
     }
 
@@ -373,10 +383,8 @@ impl Pipeline {
         {
             let took = now.mono.since(message.arrived);
             fx.observe(Observation::Processed { ending: message.ending, took });
-            if matches!(message.ending, Ending::Success | Ending::Empty | Ending::Consumed) {
-                self.finished.remember(&message.head);
-            }
         }
+        self.remember(id);
         settle::finish(&mut self.flight, fx, id);
     }
 
@@ -404,7 +412,7 @@ impl Pipeline {
         self.hand_back_returning(now.mono, fx);
         self.publishing.tick(&mut self.flight, fx, now);
         self.orphans.tick(&mut self.flight, fx, now.mono);
-        self.extend_leases(now, fx);
+        self.extend_leases(now, store, fx);
         self.expire_waiting(now, store, fx);
         self.handoff.expire(&self.settings, &mut self.flight, fx, now);
         self.handoff.restart(fx, now);

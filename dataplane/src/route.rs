@@ -85,7 +85,8 @@ pub fn onward(head: &Head, meta: &[u8], index: u32, stamp: &str) -> Result<Onwar
         Some(actor) => (Phase::Pending, None, actor.clone()),
         None => (Phase::Succeeded, Some(reason::COMPLETED), names::SINK.to_owned()),
     };
-    next.status = Some(stamped(status, phase, why, actor, stamp));
+    // The attempts that one actor's policy gives are no other's.
+    next.status = Some(Status { max_attempts: 0, ..stamped(status, phase, why, actor, stamp) });
     Ok(Onward { head: next, to })
 }
 
@@ -132,25 +133,39 @@ pub fn retried(head: &Head, actor: &str, why: &'static str, retry: Retry, stamp:
     if let Some(status) = &mut head.status {
         status.max_attempts = retry.attempts_max;
     }
-    if head.headers.get(names::HEADER_FIRST_ATTEMPT).is_none() {
-        head.headers.set_str(names::HEADER_FIRST_ATTEMPT, &crate::stamp::precise(retry.first_ms));
-    }
+    head.headers.set_str(names::HEADER_FIRST_ATTEMPT, &crate::stamp::precise(retry.first_ms));
     head.headers.set_str(names::HEADER_NOT_BEFORE, &crate::stamp::precise(retry.due_ms));
     head
 }
 
-/// The head of a message that failed here for good and goes on to these actors, the first of them now.
-pub fn recovered(head: &Head, actor: &str, error: ErrorInfo, attempts_max: u32, to: &[String], stamp: &str) -> Head {
-    let mut head = failed(head, actor, reason::POLICY_ROUTED, error, stamp);
-    if let Some(status) = &mut head.status {
-        status.max_attempts = attempts_max;
+/// What a message has behind it that has used up its attempts.
+#[derive(Debug)]
+pub struct Spent {
+    /// The last error.
+    pub error: ErrorInfo,
+    /// Attempts that its policy gave it.
+    pub attempts_max: u32,
+    /// Results that the last attempt gave before it failed.
+    pub children: u32,
+}
+
+/// The head of a message that failed here for good and goes on to these actors, the first of them now. It is one more
+/// successor of the message, after the results that it has given: with none, it keeps the id.
+pub fn recovered(head: &Head, actor: &str, spent: Spent, to: &[String], stamp: &str) -> Head {
+    let mut next = failed(head, actor, reason::POLICY_ROUTED, spent.error, stamp);
+    if let Some(status) = &mut next.status {
+        status.max_attempts = spent.attempts_max;
     }
-    let here = std::mem::take(&mut head.route.curr);
-    head.route.prev.push(here);
+    if spent.children > 0 {
+        next.id = ids::child_id(&head.id, head.route.hop(), spent.children);
+        next.parent_id = Some(head.id.clone());
+    }
+    let here = std::mem::take(&mut next.route.curr);
+    next.route.prev.push(here);
     let mut to = to.iter().cloned();
-    head.route.curr = to.next().unwrap_or_default();
-    head.route.next = to.collect();
-    head
+    next.route.curr = to.next().unwrap_or_default();
+    next.route.next = to.collect();
+    next
 }
 
 /// When a message's first attempt at its actor began, in milliseconds since the Unix epoch, if it is not on its first.
@@ -198,7 +213,7 @@ pub fn back(head: &Head, actor: &str, suspected: bool, stamp: &str) -> Head {
 
 fn returned(head: &Head, actor: &str, why: Option<&'static str>, charges: u32, stamp: &str) -> Head {
     let mut head = head.clone();
-    let attempt = attempt(&head, actor) + charges;
+    let attempt = attempt(&head, actor).saturating_add(charges);
     let mut status = stamped(head.status.take(), Phase::Retrying, why, actor.to_owned(), stamp);
     status.attempt = attempt;
     head.status = Some(status);
@@ -210,9 +225,11 @@ pub fn first_seen(actor: &str, stamp: &str) -> Status {
     stamped(None, Phase::Pending, None, actor.to_owned(), stamp)
 }
 
-/// Which attempt at this actor a message is on, from 1. A status that another actor wrote says nothing about it.
+/// Which attempt at this actor a message is on, from 1. A status that another actor wrote, or
+/// that does not say that it is to be tried again, says nothing about it: what failed and is sent again begins anew.
 pub fn attempt(head: &Head, actor: &str) -> u32 {
-    head.status.as_ref().filter(|s| s.actor == actor).map_or(1, |s| s.attempt.max(1))
+    let again = |status: &&Status| status.actor == actor && status.phase == Phase::Retrying;
+    head.status.as_ref().filter(again).map_or(1, |status| status.attempt.max(1))
 }
 
 fn stamped(old: Option<Status>, phase: Phase, why: Option<&str>, actor: String, stamp: &str) -> Status {

@@ -40,6 +40,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Deaths alone after which a message goes to the failure sink.
 const CRASH_LIMIT: u32 = 3;
 
+/// The result of a message whose delivery was lost is kept so long for its redelivery.
+const ORPHAN_TTL: Duration = Duration::from_secs(30);
+
 /// What ends the process with status 1.
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
@@ -144,7 +147,8 @@ fn settings(config: &Config, queues: &Queues, limits: &Limits) -> Settings {
         backoff_cap: Duration::from_secs(30),
         ready_grace: Duration::from_secs(10),
         cancel_grace: Duration::from_secs(2),
-        orphan_ttl: Duration::from_secs(30),
+        // Where deliveries are lent, a redelivery comes when the lease of the lost one is over.
+        orphan_ttl: limits.lease.map_or(ORPHAN_TTL, |lease| lease.lasts.saturating_add(ORPHAN_TTL * 2)),
         resiliency: config.resiliency.clone(),
         delays: limits.delays,
         lease: limits.lease,

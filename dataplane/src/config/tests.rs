@@ -439,6 +439,9 @@ fn rules_name_policies_that_exist() {
     let nobody = r#"{"default":{"onExhausted":["mend","Not A Name"]}}"#;
     assert!(mistakes(&[("ASYA_RESILIENCY_POLICIES", nobody)])[0].contains(r#"default.onExhausted names "Not A Name""#));
 
+    let itself = r#"{"default":{"onExhausted":["echo"]}}"#;
+    assert!(mistakes(&[("ASYA_RESILIENCY_POLICIES", itself)])[0].contains("fail again for ever"));
+
     let typo = [
         ("ASYA_RESILIENCY_POLICIES", r#"{"default":{}}"#),
         ("ASYA_RESILIENCY_RULES", r#"[{"errors":["E"],"policy":"defualt"}]"#),

@@ -262,8 +262,8 @@ table! {
         "Retry policies by name, JSON, see below.";
     RESILIENCY_RULES = "ASYA_RESILIENCY_RULES", [], Outcome, Kind::RuleList, Means("the policy `default` for every error"),
         "Which policy an error falls under, JSON, see below.";
-    DEDUP_WINDOW = "ASYA_DEDUP_WINDOW", [], Outcome, Kind::Count { min: 0, max: 10_000_000 }, Value("0"),
-        "Messages that were finished here last and are remembered, by id and hop: a copy of one is dropped. `0`: none. What another pod has finished is not known.";
+    DEDUP_WINDOW = "ASYA_DEDUP_WINDOW", [], Outcome, Kind::Count { min: 0, max: 1_000_000 }, Value("0"),
+        "Messages that were finished here last and are remembered, by id and hop (some 200 bytes each): a copy of one is dropped. `0`: none. What another pod has finished is not known.";
     QUEUE_RETRY_MAX_ATTEMPTS = "ASYA_QUEUE_RETRY_MAX_ATTEMPTS", [], Outcome, Kind::Count { min: 1, max: 1_000 }, Value("10"),
         "Attempts to publish to a queue that is missing before the message fails as `Unroutable`.";
     QUEUE_RETRY_BACKOFF = "ASYA_QUEUE_RETRY_BACKOFF", [], Outcome,

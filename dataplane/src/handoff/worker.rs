@@ -136,7 +136,9 @@ impl Worker {
     pub fn submit(&mut self, flight: &mut Flight, fx: &mut Effects, now: Time, group: &[MessageId], alone: bool) {
         let WorkerState::Ready(id) = self.state else { return };
         let deadline = match group {
-            [single] => flight.messages.get(*single).and_then(|message| message.deadline),
+            [single] if self.batch == 0 || self.open.is_empty() => {
+                flight.messages.get(*single).and_then(|message| message.deadline)
+            }
             _ => None,
         };
         self.groups += 1;

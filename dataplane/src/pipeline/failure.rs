@@ -55,7 +55,7 @@ impl Pipeline {
     /// failure sink.
     pub(super) fn charge(&mut self, id: MessageId, now: Now, store: &mut dyn Store, fx: &mut Effects) {
         let Some(message) = self.flight.messages.get_mut(id) else { return };
-        message.crashes += 1;
+        message.crashes = message.crashes.saturating_add(1);
         let crashes = message.crashes;
         if crashes >= self.settings.crash_limit {
             let text = format!("the handler's process died {crashes} times while it ran this message alone");
@@ -196,6 +196,7 @@ impl Pipeline {
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
+        let decided = self.is_decided(id);
         let Some(message) = self.flight.messages.get_mut(id) else { return };
         let error = plain(if why == reason::TOO_LARGE { "asya.MessageTooLarge" } else { "asya.Unroutable" }, text);
         if purpose == Purpose::Sump {
@@ -214,8 +215,21 @@ impl Pipeline {
         }
         match message.state {
             State::Running(_) | State::Waiting => message.doomed = Some((why, error)),
+            // It has failed, is to be tried again or goes back: its one outcome is on its way already.
+            _ if matches!(purpose, Purpose::Next | Purpose::Sink) && decided => {
+                self.finish_if_confirmed(id, now, fx);
+            }
             _ if matches!(message.ending, Ending::Error | Ending::Expired) => self.finish_if_confirmed(id, now, fx),
             _ => self.fail(id, why, error, now, store, fx),
         }
+    }
+
+    /// Whether a message has an outcome other than its results.
+    fn is_decided(&self, id: MessageId) -> bool {
+        let Some(message) = self.flight.messages.get(id) else { return false };
+        let goes_back = self.flight.deliveries.get(message.delivery).is_some_and(|d| d.how == Settlement::Requeue);
+        let ending = message.ending;
+        goes_back
+            || matches!(ending, Ending::Error | Ending::Expired | Ending::Retried | Ending::Delayed | Ending::Routed)
     }
 }

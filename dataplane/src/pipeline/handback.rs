@@ -17,22 +17,27 @@ impl Pipeline {
         let postponed = std::mem::take(&mut self.postponed).into_iter().map(|(_, id)| id);
         let waiting: Vec<MessageId> = self.handoff.take_waiting().into_iter().chain(postponed).collect();
         for id in waiting {
-            let Some(message) = self.flight.messages.get_mut(id) else { continue };
-            let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) else { continue };
-            message.state = State::Publishing;
-            // What is under suspicion without a charge takes that along: whoever takes it on runs it alone. Forgotten here,
-            // it would kill a worker that takes long to start again and again, and never be charged.
-            // Where the delivery is lost the broker has it again, and a copy would be one too many.
-            let suspected = message.suspect && message.crashes == 0 && delivery.tag.is_some();
-            if delivery.members == 1 && !suspected {
-                delivery.need(Settlement::Requeue);
-                self.finish_if_confirmed(id, now, fx);
-            } else {
-                message.ending = Ending::Retried;
-                let stamp = self.stamp.at(now.wall_ms);
-                let head = route::back(&message.head, &self.settings.actor, suspected, stamp);
-                self.send_original(id, Purpose::Again, &head, now, store, fx);
-            }
+            self.give_back(id, now, store, fx);
+        }
+    }
+
+    /// Gives back one message, which waits nowhere any more.
+    pub(super) fn give_back(&mut self, id: MessageId, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        let Some(message) = self.flight.messages.get_mut(id) else { return };
+        let Some(delivery) = self.flight.deliveries.get_mut(message.delivery) else { return };
+        message.state = State::Publishing;
+        // What is under suspicion without a charge takes that along: whoever takes it on runs it alone. Forgotten here,
+        // it would kill a worker that takes long to start again and again, and never be charged.
+        // Where the delivery is lost the broker has it again, and a copy would be one too many.
+        let suspected = message.suspect && message.crashes == 0 && delivery.tag.is_some();
+        if delivery.members == 1 && !suspected {
+            delivery.need(Settlement::Requeue);
+            self.finish_if_confirmed(id, now, fx);
+        } else {
+            message.ending = Ending::Retried;
+            let stamp = self.stamp.at(now.wall_ms);
+            let head = route::back(&message.head, &self.settings.actor, suspected, stamp);
+            self.send_original(id, Purpose::Again, &head, now, store, fx);
         }
     }
 

@@ -385,7 +385,7 @@ fn a_cancelled_call_that_fails_without_a_word_is_told_why() {
         CallEnd::Failed { error: error_info("CancelledError", String::new()), unparsable: false, retry_after: None };
     let elapsed = Duration::from_secs(1);
     let effects = core.worker(WorkerEvent::Ended { worker: FIRST, call, end, elapsed });
-    let why = "CancelledError: the handler ran longer than 1s and was cancelled";
+    let why = "TimeoutError: the handler ran longer than 1s and was cancelled";
     assert!(effects.iter().any(|e| matches!(e, Effect::Report(Report::Failed { message, .. }) if message == why)));
 }
 

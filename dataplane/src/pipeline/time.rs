@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use asya_envelope::{ErrorInfo, Head};
-use asya_transport::{Settlement, Tag};
+use asya_transport::Tag;
 
 use super::failure::plain;
 use super::{Pipeline, named};
@@ -18,9 +18,17 @@ use crate::publish::Address;
 use crate::retry::{Decision, Past};
 use crate::route;
 
-/// What is due within this long waits here rather than in the broker: its time is kept to the millisecond, and the place that it
+/// What is due sooner than this waits here rather than in the broker: its time is kept to the millisecond, and the place that it
 /// takes in the window is soon free.
 const SOON: Duration = Duration::from_secs(1);
+
+/// Whether an error is only that a task was cancelled.
+fn is_cancellation(error: &ErrorInfo) -> bool {
+    error.error_type.rsplit('.').next() == Some("CancelledError")
+}
+
+/// So few deadlines of messages that are gone are not worth a sweep.
+const FEW: usize = 64;
 
 impl Pipeline {
     /// A handler failed after it `ran` for so long: the message runs again if its policy says so.
@@ -80,7 +88,8 @@ impl Pipeline {
                         message.state = State::Publishing;
                         message.ending = Ending::Routed;
                         let to = &policy.on_exhausted;
-                        let head = route::recovered(&message.head, actor, error, attempts_max, to, stamp);
+                        let spent = route::Spent { error, attempts_max, children: message.children };
+                        let head = route::recovered(&message.head, actor, spent, to, stamp);
                         let to = Address { message: id, purpose: Purpose::Recovery, queue, delay: None };
                         self.send_original_to(to, &head, now, store, fx);
                     }
@@ -105,14 +114,13 @@ impl Pipeline {
         let end = if error.is_some() { "was cancelled" } else { "its worker was killed" };
         let text = format!("the handler ran longer than {:?} and {end}", self.settings.timeout);
         let error = match error {
-            // A cancelled task raises an exception without a word.
-            Some(mut error) => {
-                if error.message.is_empty() {
-                    error.message = text;
-                }
-                error
-            }
-            None => ErrorInfo { mro: vec!["OSError".into(), "Exception".into()], ..plain("TimeoutError", text) },
+            // What a cancelled task raises says nothing of why, and rules are about timeouts.
+            Some(error) if !is_cancellation(&error) => error,
+            error => ErrorInfo {
+                mro: vec!["OSError".into(), "Exception".into()],
+                traceback: error.and_then(|error| error.traceback),
+                ..plain("TimeoutError", text)
+            },
         };
         self.retry_or_fail(id, reason::TIMEOUT, error, None, self.settings.timeout, now, store, fx);
     }
@@ -126,7 +134,7 @@ impl Pipeline {
         store: &mut dyn Store,
         fx: &mut Effects,
     ) {
-        if delay <= SOON {
+        if delay < SOON {
             self.postponed.insert((now.mono.after(delay), id));
             return;
         }
@@ -147,7 +155,7 @@ impl Pipeline {
         fx: &mut Effects,
     ) {
         // What is due soon waits where it is received: no broker keeps time so finely.
-        let delay = (delay > SOON).then(|| self.settings.delays.step(delay));
+        let delay = (delay >= SOON).then(|| self.settings.delays.step(delay));
         let queue = Rc::clone(&self.settings.queue);
         let to = Address { message: id, purpose: Purpose::Again, queue, delay };
         self.send_original_to(to, head, now, store, fx);
@@ -173,6 +181,10 @@ impl Pipeline {
 
     /// Fails what has waited past its deadline.
     pub(super) fn expire_waiting(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
+        // Deadlines of what is gone are swept out once they are the greater part: a day is a long time to keep them.
+        if self.deadlines.len() > 2 * self.flight.messages.len() + FEW {
+            self.deadlines.retain(|&(_, id)| self.flight.messages.get(id).is_some());
+        }
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now.mono
         {
@@ -196,7 +208,7 @@ impl Pipeline {
 
     /// Extends leases that are due. What cannot be held any longer goes back if it has not begun; what runs, runs on, and the
     /// broker delivers it to somebody else.
-    pub(super) fn extend_leases(&mut self, now: Now, fx: &mut Effects) {
+    pub(super) fn extend_leases(&mut self, now: Now, store: &mut dyn Store, fx: &mut Effects) {
         let Some(lease) = self.settings.lease else { return };
         for id in self.leases.tick(lease, &self.flight, fx, now.mono) {
             let members = || self.flight.messages.iter().filter(move |(_, message)| message.delivery == id);
@@ -209,10 +221,7 @@ impl Pipeline {
             if single && let [message] = waiting[..] {
                 self.handoff.forget(message);
                 self.postponed.retain(|&(_, postponed)| postponed != message);
-                if let Some(delivery) = self.flight.deliveries.get_mut(id) {
-                    delivery.need(Settlement::Requeue);
-                }
-                self.finish(message, now, fx);
+                self.give_back(message, now, store, fx);
             } else {
                 self.lose(id, fx);
             }

@@ -6,6 +6,9 @@ use asya_envelope::ErrorInfo;
 use asya_ring::Geometry;
 use serde::{Deserialize, Serialize};
 
+/// The longest delay that a handler can ask for: a year. More is a mistake in its unit.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(366 * 86_400);
+
 /// The version of the ring that this side speaks.
 pub(super) const VERSION: u32 = 1;
 
@@ -82,7 +85,7 @@ pub(super) struct RaisedError {
 impl RaisedError {
     /// When the handler wants to be asked again, if it said so and it is a length of time.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        Duration::try_from_secs_f64(self.retry_after?).ok()
+        Duration::try_from_secs_f64(self.retry_after?).ok().map(|after| after.min(RETRY_AFTER_MAX))
     }
 
     /// Whether the payload was at fault rather than the handler.

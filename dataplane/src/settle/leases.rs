@@ -16,6 +16,9 @@ const PART: u32 = 2;
 /// A delivery is let go so long before the broker's longest time is over: what is on its way to be settled still can be.
 const MARGIN: Duration = Duration::from_secs(60);
 
+/// So few leases of deliveries that are gone are not worth a sweep.
+const FEW: usize = 64;
+
 /// The leases of all deliveries that are held.
 #[derive(Debug, Default)]
 pub struct Leases {
@@ -30,6 +33,9 @@ impl Leases {
 
     /// Extends what is due; gives what cannot be held any longer.
     pub fn tick(&mut self, lease: Lease, flight: &Flight, fx: &mut Effects, now: Time) -> Vec<DeliveryId> {
+        if self.due.len() > 2 * flight.deliveries.len() + FEW {
+            self.due.retain(|&(_, id)| flight.deliveries.get(id).is_some());
+        }
         let mut ended = Vec::new();
         while let Some(&(due, id)) = self.due.first()
             && due <= now

@@ -78,6 +78,11 @@ pub struct World {
     pub history: BTreeMap<String, Vec<Rc<[u8]>>>,
     /// SQS: how long a lease lasts, and for how long it can be extended.
     pub lease: (u64, u64),
+    /// SQS: messages whose lease runs out though its extension was answered well: nobody can tell, so that they may run beside
+    /// themselves.
+    pub untold: BTreeSet<u64>,
+    /// SQS: their deliveries, and until when their holder takes them for extended.
+    seeming: BTreeMap<(u64, u64), u64>,
     /// SQS: leases that ran out though whoever held them was there: the numbers of their messages.
     pub let_run_out: Vec<u64>,
     /// Deliveries that the broker counts before it gives up.
@@ -98,6 +103,8 @@ impl World {
             held: BTreeMap::new(),
             delayed: BTreeMap::new(),
             let_run_out: Vec::new(),
+            untold: BTreeSet::new(),
+            seeming: BTreeMap::new(),
             numbers: 0,
             history: BTreeMap::new(),
             lease,
@@ -189,6 +196,22 @@ impl World {
         }
     }
 
+    /// Whether a delivery is held; or its holder has reason to think so.
+    pub fn seems_held(&self, holder: u64, tag: u64) -> bool {
+        let seems = || self.seeming.get(&(holder, tag)).is_some_and(|&until| until > self.clock.now());
+        self.held.contains_key(&(holder, tag)) || seems()
+    }
+
+    /// An extension has no effect, and its holder does not know.
+    pub fn forget_extension(&mut self, holder: u64, tag: u64, by: u64) {
+        let until = self.clock.now() + by;
+        if let Some(held) = self.held.get_mut(&(holder, tag)) {
+            held.excused = true;
+            self.untold.insert(held.kept.number);
+            self.seeming.insert((holder, tag), until);
+        }
+    }
+
     /// A lease may run out: its holder knows.
     pub fn excuse(&mut self, holder: u64, tag: u64) {
         if let Some(held) = self.held.get_mut(&(holder, tag)) {
@@ -246,7 +269,8 @@ impl World {
     /// When a lease runs out, or a message is due, next.
     pub fn next_timer(&self) -> Option<u64> {
         let leases = self.held.values().map(|h| h.until).filter(|&until| until != u64::MAX);
-        leases.chain(self.delayed.keys().next().map(|&(due, _)| due)).min()
+        let seeming = self.seeming.values().copied().filter(|&until| until > self.clock.now());
+        leases.chain(seeming).chain(self.delayed.keys().next().map(|&(due, _)| due)).min()
     }
 
     /// A queue.

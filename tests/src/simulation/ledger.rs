@@ -95,6 +95,8 @@ struct Inner {
     died_alone: BTreeMap<Step, u32>,
     /// Attempts of messages that ended with an error, or were ended for their time.
     failed: BTreeMap<Step, u32>,
+    /// When an attempt of a message first failed, on the wall clock.
+    failed_at: BTreeMap<(String, u32, u32), u64>,
     /// When each step was first begun, on the wall clock.
     first_begun: BTreeMap<Step, u64>,
     /// Calls that were begun, by actor.
@@ -368,8 +370,11 @@ impl Ledger {
     }
 
     /// An attempt of a message ended with an error, or was ended for its time.
-    pub fn failed(&self, id: &str, hop: u32) {
-        *self.inner.borrow_mut().failed.entry((id.to_owned(), hop)).or_insert(0) += 1;
+    pub fn failed(&self, id: &str, hop: u32, attempt: u32) {
+        let now = self.wall_ms();
+        let mut inner = self.inner.borrow_mut();
+        *inner.failed.entry((id.to_owned(), hop)).or_insert(0) += 1;
+        inner.failed_at.entry((id.to_owned(), hop, attempt)).or_insert(now);
     }
 
     /// A delivery is not the sidecar's any more, and it knows.

@@ -73,6 +73,8 @@ struct Running {
     cancelled: bool,
     /// When it is of no use any more, in simulated nanoseconds.
     deadline: Option<u64>,
+    /// Which attempt it is, from 1.
+    attempt: u32,
 }
 
 /// The deadline of a head, in simulated nanoseconds.
@@ -258,7 +260,7 @@ impl SimRim {
             self.ledger.died_alone(&first.id, first.hop);
         }
         if death == Death::TimedOut {
-            calls.iter().for_each(|call| self.ledger.failed(&call.id, call.hop));
+            calls.iter().for_each(|call| self.ledger.failed(&call.id, call.hop, call.attempt));
         }
         self.ledger.tell(|| format!("{}: worker {id:?} died ({death:?}) with {} calls", self.actor, calls.len()));
         let overdue = self.clock.now().saturating_sub(self.timeout.0 + self.timeout.1 + SLACK);
@@ -389,6 +391,7 @@ impl Rim for SimRim {
             heard: false,
             cancelled: false,
             deadline,
+            attempt,
         };
         worker_state.calls.push_back(running);
         let size = worker_state.calls.iter().filter(|c| c.group == group).count();

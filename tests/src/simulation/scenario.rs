@@ -13,7 +13,7 @@ use asya_transport::{ContentType, Delays, Lease};
 use super::broker::Rules;
 use super::fault::Fault;
 use super::ledger::Stage;
-use super::plan::Mix;
+use super::plan::{ABSENT, Mix};
 use super::random::Random;
 use super::runtime::Shape;
 use super::transport::{Unreliable, delays};
@@ -121,7 +121,7 @@ impl Scenario {
             ["prepare", "infer", "report"].into_iter().take(random.between(1, 3) as usize).map(str::to_owned).collect();
         let mut queues: BTreeMap<String, String> = names.iter().map(|name| (name.clone(), queue(name))).collect();
         let policy = later.one_in(2).then(|| policy(&mut later));
-        let recovers = policy.as_ref().is_some_and(|policy| !policy.on_exhausted.is_empty());
+        let recovers = policy.as_ref().is_some_and(|policy| policy.on_exhausted == [RECOVERY]);
         if recovers {
             queues.insert(RECOVERY.to_owned(), queue(RECOVERY));
         }
@@ -182,7 +182,7 @@ impl Scenario {
         // Long enough for the slowest honest wait, or so short that some run out; in any case short enough that a dead
         // consumer's messages come back in the run.
         let lease =
-            if tame || random.one_in(2) { 120_000_000_000 } else { random.between(5_000_000_000, 8_000_000_000) };
+            if tame || random.one_in(2) { 120_000_000_000 } else { random.between(1_000_000_000, 8_000_000_000) };
         let longest = if tame { 43_200_000_000_000 } else { lease * later.pick(&[1, 3, 3, 1000]) };
         for place in &mut places {
             let limits =
@@ -205,7 +205,11 @@ fn policy(random: &mut Random) -> Policy {
         interval_max: Duration::from_secs(random.pick(&[1, 12])),
         duration_max: random.one_in(4).then(|| Duration::from_secs(random.between(1, 10))),
         jitter: random.one_in(2),
-        on_exhausted: if random.one_in(3) { vec![RECOVERY.to_owned()] } else { Vec::new() },
+        on_exhausted: random
+            .pick(&[&[][..], &[], &[], &[RECOVERY], &[RECOVERY], &[ABSENT]])
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect(),
     }
 }
 

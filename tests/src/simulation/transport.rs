@@ -286,7 +286,7 @@ impl SimTransport {
         let fails = self.unreliable.settle > 0 && self.random.one_in(self.unreliable.settle);
         if fails && self.random.one_in(2) {
             // It is answered well and has no effect, as when the answer to an earlier one overtakes it.
-            return self.world.borrow_mut().excuse(self.holder(), tag.number);
+            return self.world.borrow_mut().forget_extension(self.holder(), tag.number, by);
         } else if fails {
             self.ledger.fault(Fault::ExtendFailed);
         } else if self.world.borrow_mut().extend(self.holder(), tag.number, by) {
@@ -299,6 +299,20 @@ impl SimTransport {
         self.unsettled.remove(&tag.number);
         self.ledger.given_up(self.holder(), tag);
         self.lost.push(Event::SettleFailed { tag, why: "it could not be extended".into() });
+    }
+
+    /// A client of SQS knows when a lease is over that it has not extended.
+    fn tell_ended_leases(&mut self, events: &mut Vec<Event>) {
+        if self.world.borrow().rules != Rules::Sqs {
+            return;
+        }
+        let ended = |&number: &u64| !self.world.borrow().seems_held(self.holder(), number);
+        for number in self.unsettled.iter().copied().filter(ended).collect::<Vec<_>>() {
+            let tag = Tag { epoch: self.epoch, number };
+            self.unsettled.remove(&number);
+            self.ledger.given_up(self.holder(), tag);
+            events.push(Event::SettleFailed { tag, why: "its lease is over".into() });
+        }
     }
 
     /// The delay of a publish, which has to be one that this broker knows.
@@ -341,7 +355,7 @@ impl SimTransport {
                 Room::Granted(slot) => {
                     // What runs is told by its number, but for members of a bundle, which share one. And a lease that runs
                     // out is delivered again while its message runs: nobody can tell.
-                    if self.world.borrow().rules != Rules::Sqs && portions(&kept.body).count() == 1 {
+                    if !self.world.borrow().untold.contains(&kept.number) && portions(&kept.body).count() == 1 {
                         self.ledger.placed(self.process, slot, kept.number);
                     }
                     memory.slot_mut(slot).copy_from_slice(&kept.body);
@@ -448,6 +462,7 @@ impl Transport for SimTransport {
             events.push(Event::Connected { epoch: self.epoch });
             self.next_delivery = self.step();
         }
+        self.tell_ended_leases(events);
         self.write_out(memory);
         while let Some((&(when, step), _)) = self.later.first_key_value() {
             if when > now {

@@ -311,3 +311,143 @@ fn what_failed_may_come_again_though_copies_are_dropped() {
     core.confirm(published(&effects)[0]);
     assert_eq!(submitted(&core.deliver(PLAIN).1).len(), 1);
 }
+
+fn yield_one(core: &mut Core, call: MessageId, next: &str, index: u64) -> Vec<Effect> {
+    let output = crate::flow::Output {
+        id: crate::flow::OutputId(index),
+        parts: vec![],
+        payload: asya_envelope::Payload { offset: 0, document_len: 0, len: 0, blobs: 0 },
+        meta: format!(r#"{{"next":["{next}"]}}"#).into_bytes(),
+    };
+    core.worker(WorkerEvent::Result { worker: FIRST, call, output })
+}
+
+fn unroutable(core: &mut Core, id: PublicationId) -> Vec<Effect> {
+    let token = Token(id.as_u64());
+    core.handle(Event::Broker(transport::Event::Published { token, outcome: Outcome::Unroutable }))
+}
+
+#[test]
+fn deadlines_of_what_is_gone_are_not_kept() {
+    let mut core = at_noon(settings(Role::Regular));
+    for _ in 0..1000 {
+        let (_, effects) = core.deliver(&due_by("2026-11-25T12:00:00Z"));
+        let effects = end(&mut core, one_submitted(&effects));
+        core.confirm(published(&effects)[0]);
+    }
+    assert_eq!(core.pipeline.flight.messages.len(), 0);
+    assert!(core.pipeline.deadlines.len() < 100, "{}", core.pipeline.deadlines.len());
+}
+
+#[test]
+fn a_result_given_up_does_not_fail_what_is_to_be_tried_again() {
+    let mut core = at_noon(resilient(policy()));
+    let (_, effects) = core.deliver(PLAIN);
+    let call = one_submitted(&effects);
+    let child = published(&yield_one(&mut core, call, "missing", 7))[0];
+    unroutable(&mut core, child);
+    let again = published(&core.fail(FIRST, call))[0];
+    assert_eq!(settled(&core.confirm(again)), []);
+    let mut all = vec![];
+    for _ in 0..5 {
+        core.pass(Duration::from_secs(31));
+        all.extend(unroutable(&mut core, child));
+    }
+    let queues: Vec<String> = published(&all)
+        .into_iter()
+        .map(|id| core.pipeline.flight.publications.get(id).unwrap().queue.to_string())
+        .collect();
+    assert_eq!(queues, Vec::<String>::new(), "its retry is on its way");
+}
+
+#[test]
+fn what_is_routed_after_it_gave_results_is_no_copy_of_them() {
+    let mut core = at_noon(resilient(Policy { on_exhausted: vec!["r".into()], attempts_max: 1, ..policy() }));
+    let (_, effects) = core.deliver(PLAIN);
+    let call = one_submitted(&effects);
+    let child = published(&yield_one(&mut core, call, "b", 7))[0];
+    let child = core.frame(child);
+    let recovery = published(&core.fail(FIRST, call))[0];
+    let recovery = core.frame(recovery);
+    assert!(child.contains(r#""id":"m""#) && !recovery.contains(r#""id":"m""#), "{recovery}");
+    assert!(recovery.contains(r#""parent_id":"m""#), "{recovery}");
+}
+
+#[test]
+fn what_failed_and_is_sent_again_begins_anew() {
+    let mut core = at_noon(resilient(policy()));
+    let resent = with_status("", r#""phase":"failed","reason":"PolicyExhausted","attempt":3"#);
+    let (_, effects) = fail_one(&mut core, &resent);
+    let (_, _, queue, _) = one_published(&core, &effects);
+    assert_eq!(queue, "asya-ns-a", "three attempts anew");
+}
+
+#[test]
+fn a_lease_that_ends_keeps_the_body_of_open_publishes() {
+    let lease = Lease { lasts: Duration::from_secs(60), longest: Duration::from_secs(600) };
+    let mut core = at_noon(Settings {
+        lease: Some(lease),
+        workers: 2,
+        ready_grace: Duration::from_secs(9999),
+        ..settings(Role::Regular)
+    });
+    let (_, effects) = core.deliver(PLAIN);
+    let call = one_submitted(&effects);
+    let child = published(&yield_one(&mut core, call, "b", 7))[0];
+    core.worker(WorkerEvent::Died { worker: FIRST, death: Death::Detached });
+    let mut effects = vec![];
+    for _ in 0..20 {
+        effects.extend(core.pass(Duration::from_secs(30)));
+    }
+    let open = core.pipeline.flight.publications.get(child).is_some();
+    let released = effects.iter().any(|e| matches!(e, Effect::ReleaseSlot(_)));
+    assert!(!(open && released), "its body is gone, and its result, which may lie in it, is not sent yet");
+}
+
+#[test]
+fn what_has_a_deadline_is_not_given_ahead_of_a_busy_worker() {
+    let mut core = at_noon(resilient(policy()));
+    // Fast at first.
+    let (_, effects) = core.deliver(PLAIN);
+    let effects = core.worker(WorkerEvent::Ended {
+        worker: FIRST,
+        call: one_submitted(&effects),
+        end: CallEnd::Done,
+        elapsed: Duration::from_micros(10),
+    });
+    core.confirm(published(&effects)[0]);
+    let (_, effects) = core.deliver(PLAIN);
+    let slow = one_submitted(&effects);
+    let (_, effects) = core.deliver(&due_by("2026-11-24T12:00:02Z").replace("\"m\"", "\"n\""));
+    assert_eq!(submitted(&effects), [], "nobody knows when it would begin");
+    core.pass(Duration::from_secs(10));
+    let effects = end(&mut core, slow);
+    let killed = effects.iter().any(|e| matches!(e, Effect::Kill { .. }));
+    assert!(!killed, "a healthy worker is killed for a call that it has not begun");
+}
+
+#[test]
+fn a_cancelled_call_fails_as_a_timeout() {
+    let timeout = Duration::from_secs(3);
+    let once = Policy { attempts_max: 1, ..policy() };
+    let rules = vec![crate::retry::Rule { errors: vec!["TimeoutError".into()], policy: "t".into() }];
+    let resiliency = Resiliency::new([("t".to_owned(), policy()), (DEFAULT_POLICY.to_owned(), once)].into(), rules);
+    let mut core = at_noon(Settings { timeout, resiliency, ..settings(Role::Regular) });
+    let (_, effects) = core.deliver(PLAIN);
+    let call = one_submitted(&effects);
+    core.pass(timeout);
+    let error = ErrorInfo { error_type: "asyncio.exceptions.CancelledError".into(), ..error_info("", String::new()) };
+    let end = CallEnd::Failed { error, unparsable: false, retry_after: None };
+    let effects = core.worker(WorkerEvent::Ended { worker: FIRST, call, end, elapsed: timeout });
+    let (_, frame, queue, _) = one_published(&core, &effects);
+    assert_eq!(queue, "asya-ns-a", "{frame}");
+}
+
+#[test]
+fn a_delay_of_a_second_waits_in_the_broker() {
+    let mut core =
+        at_noon(Settings { max_window: 1, ..resilient(Policy { initial_delay: Duration::from_secs(1), ..policy() }) });
+    let (_, effects) = fail_one(&mut core, PLAIN);
+    let (_, frame, _, delay) = one_published(&core, &effects);
+    assert_eq!(delay, Some(Duration::from_secs(1)), "{frame}");
+}

@@ -54,7 +54,7 @@ impl Ledger {
         let again =
             |s: &&Seen| s.id == id && s.hop == hop && (s.reason == "Suspected" || (early && s.attempt == attempt));
         let copies = inner.enqueued.get(queue).map_or(0, |all| all.iter().filter(again).count());
-        let used = inner.came_back.entry((id, hop, attempt)).or_insert(0);
+        let used = inner.came_back.entry((format!("{id} in {queue}"), hop, attempt)).or_insert(0);
         *used += 1;
         *used <= copies
     }

@@ -1,12 +1,13 @@
 //! The rules for what is published and for what a worker is given.
 
 use asya_dataplane::retry::Policy;
+use asya_dataplane::stamp;
 use asya_envelope::{Head, Headers, Phase, Route, names};
 
 use super::{Handed, Ledger, Seen, known_as, known_by, times};
 use crate::simulation::body::Opened;
 use crate::simulation::fault::Fault;
-use crate::simulation::plan::{Plan, parent_of};
+use crate::simulation::plan::{ABSENT, Plan, parent_of};
 use crate::simulation::scenario::{ADDED, RECOVERY};
 
 /// Clocks of the core tick in milliseconds, and it hears of time only when it looks.
@@ -149,6 +150,9 @@ impl Ledger {
                 "DeadlineExceeded" if deadline.is_some_and(|at| at <= self.wall_ms() + TICK_MS) => {}
                 // Alone, nobody can tell a worker that was killed from outside from one that its message killed.
                 "WorkerCrashed" if deaths >= self.stage.crash_limit => {}
+                "Unroutable"
+                    if raises
+                        && policy.is_some_and(|p| p.on_exhausted == [ABSENT] && self.exhausted(p, head, seen)) => {}
                 "Unroutable" if matches!(plan, Plan::Nowhere | Plan::Absent) || self.had(Fault::MissingQueue) => {}
                 "MessageTooLarge" if plan == Plan::Big || section.len() as u64 + ADDED > self.stage.limit => {}
                 "RouteMismatch" if self.had(Fault::Misrouted) && !self.stage.queues.contains_key(&head.route.curr) => {}
@@ -167,6 +171,27 @@ impl Ledger {
             && policy.is_none_or(|policy| seen.attempt > policy.attempts_max)
         {
             self.violation(format!("{} is in {queue} for attempt {}: one too many", seen.id, seen.attempt));
+        } else if let Some(policy) = policy.filter(|_| matches!(seen.reason.as_str(), "RuntimeError" | "Timeout")) {
+            self.check_due(policy, head, seen);
+        }
+    }
+
+    /// The next attempt is due neither sooner after the one that failed than the policy says, nor too long after the first.
+    fn check_due(&self, policy: &Policy, head: &Head, seen: &Seen) {
+        let name = &seen.id;
+        let Some(due) = times(head).0 else {
+            return self.violation(format!("{name} is to be tried again at no time"));
+        };
+        let before = seen.attempt.saturating_sub(1);
+        let failed_at = self.inner.borrow().failed_at.get(&(name.clone(), seen.hop, before)).copied();
+        let pause = policy.delay(before).mul_f64(if policy.jitter { 0.5 } else { 1.0 }).as_millis() as u64;
+        if failed_at.is_some_and(|at| due + TICK_MS < at + pause) {
+            self.violation(format!("{name} is due sooner after its attempt {before} than its policy says"));
+        }
+        let first = head.headers.get_str(names::HEADER_FIRST_ATTEMPT).and_then(|text| stamp::parse(&text));
+        let latest = first.zip(policy.duration_max).map(|(first, max)| first + max.as_millis() as u64 + TICK_MS);
+        if latest.is_some_and(|latest| due > latest) {
+            self.violation(format!("{name} is due later after its first attempt than its policy says"));
         }
     }
 

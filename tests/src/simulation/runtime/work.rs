@@ -189,7 +189,7 @@ impl SimRim {
             _ => CallEnd::Done,
         };
         if end != CallEnd::Done {
-            self.ledger.failed(&call.id, call.hop);
+            self.ledger.failed(&call.id, call.hop, call.attempt);
         }
         if self.role == Role::End && end == CallEnd::Done {
             self.ledger.consumed(&call.id, call.hop);
