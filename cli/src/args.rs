@@ -6,6 +6,10 @@ use asya_manifest::units::GoDuration;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
+mod dead;
+
+pub use dead::{Choice, Dead, DeadCommand, DeadList, DeadRequeue};
+
 const EXAMPLES: &str = "\
 Begin here:
   asya init hello                          write a working actor: hello.py and hello.yaml
@@ -20,7 +24,9 @@ More:
                                            one message for each file of a directory, through three actors
   asya queues                              what is waiting where
   asya failed                              what failed, where and why
-  asya failed --show ID                    one of them, with its traceback";
+  asya failed --show ID                    one of them, with its traceback
+  asya dead                                the same and what the broker gave up, counted by actor and reason
+  asya dead requeue --actor classify       send it again where it failed";
 
 /// Runs pipelines of async actors: each is a queue and a Python function, and every message names its own route.
 #[derive(Debug, Parser)]
@@ -46,6 +52,8 @@ pub enum Command {
     Results(Results),
     /// Show what failed, where and why
     Failed(Failed),
+    /// List what failed and what the broker gave up, show it, send it again
+    Dead(Dead),
     /// Write a working actor to begin with
     Init(Init),
     /// Be the sidecar of one actor; configured by environment variables (`asya sidecar --help` lists them)

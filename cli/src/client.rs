@@ -10,7 +10,7 @@ use asya_transport::{
 };
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -87,17 +87,23 @@ impl Client {
 
     /// The next event.
     pub async fn event(&mut self) -> Event {
-        poll_fn(|cx| {
-            if let Some(event) = self.events.pop_front() {
-                return Poll::Ready(event);
-            }
-            self.transport.flush(&mut self.memory);
-            let mut events = Vec::new();
-            self.transport.poll(cx, &mut self.memory, &mut events);
-            self.events.extend(events);
-            self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// The next event, for whoever waits for several connections at once.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        self.turn(cx);
+        self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) {
+        self.transport.flush(&mut self.memory);
+        let mut events = Vec::new();
+        self.transport.poll(cx, &mut self.memory, &mut events);
+        self.events.extend(events);
     }
 
     /// Waits for the one event that `pick` takes; others that come meanwhile are kept for later, in order.
@@ -152,7 +158,7 @@ impl Client {
     }
 
     /// Stops consuming and waits until nothing more can arrive. What arrived meanwhile is kept.
-    async fn cancel(&mut self) -> Result<(), Error> {
+    pub async fn cancel(&mut self) -> Result<(), Error> {
         self.transport.submit(Op::Cancel);
         self.answer(|event| matches!(event, Event::Canceled { asked: true }).then_some(())).await
     }
@@ -189,22 +195,50 @@ impl Client {
         drop(self.memory.take(slot));
     }
 
-    /// Ends consuming: `held`, in this order, and what is on its way go back. All settlements have left when this is
-    /// done.
-    pub async fn give_back(&mut self, queue: &str, held: impl IntoIterator<Item = Tag>) -> Result<(), Error> {
-        // First, or what goes back would come again at once.
-        self.cancel().await?;
-        for tag in held {
-            self.settle(tag, Settlement::Requeue);
-        }
+    /// How long a delivery is this client's unless it is extended, where the broker takes it back at all.
+    pub fn lease(&self) -> Option<Duration> {
+        self.transport.limits().lease.map(|lease| lease.lasts)
+    }
+
+    /// Keeps a delivery for this much longer.
+    pub fn extend(&mut self, tag: Tag, by: Duration) {
+        self.transport.submit(Op::Extend { tag, by });
+    }
+
+    /// After [`Client::cancel`]: `held`, in this order, and what was on its way go back. All settlements have left when
+    /// this is done. Gives those of earlier acknowledgements that did not take.
+    pub async fn give_back(&mut self, queue: &str, mut held: Vec<Tag>) -> Result<Vec<Tag>, Error> {
+        let mut void = Vec::new();
         for event in std::mem::take(&mut self.events) {
-            if let Event::Delivered(delivery) = event {
-                self.discard(delivery.slot);
-                self.settle(delivery.tag, Settlement::Requeue);
+            match event {
+                Event::Delivered(delivery) => {
+                    self.discard(delivery.slot);
+                    held.push(delivery.tag);
+                }
+                Event::SettleFailed { tag, .. } => void.push(tag),
+                _ => {}
             }
         }
-        // A question that is answered after everything before it.
-        self.depth(queue).await.map(drop)
+        for tag in &held {
+            self.settle(*tag, Settlement::Requeue);
+        }
+        // A question that brokers with one connection answer after everything before it.
+        self.depth(queue).await?;
+        let flushed = poll_fn(|cx| {
+            self.turn(cx);
+            if self.transport.flushed() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        if timeout_at(Instant::now() + ANSWER_MAX, flushed).await.is_err() {
+            let why = format!("it did not take what goes back within {} s", ANSWER_MAX.as_secs());
+            return Err(Error::Broker { place: self.place.clone(), why });
+        }
+        void.extend(self.events.drain(..).filter_map(|event| match event {
+            Event::SettleFailed { tag, .. } => Some(tag),
+            _ => None,
+        }));
+        held.sort_unstable();
+        void.retain(|tag| held.binary_search(tag).is_err());
+        Ok(void)
     }
 }
 

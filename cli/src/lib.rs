@@ -9,7 +9,9 @@
 mod args;
 mod broker;
 mod client;
+mod dead;
 mod error;
+mod failure;
 mod home;
 mod hosted;
 mod init;
@@ -25,6 +27,7 @@ mod scrape;
 mod send;
 mod sinks;
 mod table;
+mod walk;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -74,6 +77,7 @@ fn block_on(command: Command) -> Result<(), Error> {
             Command::Status(args) => queues::status(&args).await,
             Command::Results(args) => sinks::results(&args).await,
             Command::Failed(args) => sinks::failed(&args).await,
+            Command::Dead(args) => dead::dead(&args).await,
             Command::Init(args) => init::init(&args),
             Command::Sidecar { .. } | Command::Exec { .. } => Ok(()),
         }

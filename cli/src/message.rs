@@ -81,19 +81,61 @@ pub struct Received {
     pub envelope: String,
 }
 
-/// Reads a body.
-pub fn read(body: &[u8], content_type: ContentType) -> Result<Received, DecodeError> {
-    let encoding = match content_type {
+/// The encoding that a content type names.
+fn encoding_of(content_type: ContentType) -> Encoding {
+    match content_type {
         ContentType::Json => Encoding::Json,
         ContentType::Native => Encoding::Native,
-    };
-    let decoded = decode(body, encoding)?;
-    let (section, payload) = match decoded.payload {
-        PayloadIn::InPlace(payload) => {
-            let start = usize::try_from(payload.offset).unwrap_or(usize::MAX);
-            let end = start.saturating_add(usize::try_from(payload.len).unwrap_or(usize::MAX));
-            (body.get(start..end).unwrap_or_default().to_vec(), payload)
+    }
+}
+
+/// Where a section lies in its body.
+fn section_of(body: &[u8], payload: Payload) -> &[u8] {
+    let start = usize::try_from(payload.offset).unwrap_or(usize::MAX);
+    let end = start.saturating_add(usize::try_from(payload.len).unwrap_or(usize::MAX));
+    body.get(start..end).unwrap_or_default()
+}
+
+/// Reads what a body says apart from its payload.
+pub fn read_head(body: &[u8], content_type: ContentType) -> Result<Head, DecodeError> {
+    decode(body, encoding_of(content_type)).map(|decoded| decoded.head)
+}
+
+/// The payload's JSON document.
+pub fn payload_document(body: &[u8], content_type: ContentType) -> Result<Vec<u8>, DecodeError> {
+    read(body, content_type).map(|received| received.document.into_bytes())
+}
+
+/// The same payload under another head, in the encoding that it has.
+pub fn rewrite(body: &[u8], content_type: ContentType, change: impl FnOnce(&mut Head)) -> Result<Vec<u8>, DecodeError> {
+    let mut decoded = decode(body, encoding_of(content_type))?;
+    change(&mut decoded.head);
+    let mut out = Vec::with_capacity(body.len() + 512);
+    match decoded.payload {
+        PayloadIn::InPlace(payload) if content_type == ContentType::Native => {
+            out.extend_from_slice(section_of(body, payload));
+            encode_native(&decoded.head, payload, &mut out);
         }
+        PayloadIn::InPlace(payload) => {
+            let mut suffix = Vec::new();
+            encode_json(&decoded.head, &mut out, &mut suffix);
+            out.extend_from_slice(section_of(body, payload));
+            out.extend_from_slice(&suffix);
+        }
+        PayloadIn::Inline(inline) => {
+            let mut section = vec![0; usize::try_from(inline.section_len()).unwrap_or_default()];
+            let payload = inline.write_section(body, &mut section)?;
+            encode_json_with_blobs(&decoded.head, &section, payload, &mut out)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Reads a body.
+pub fn read(body: &[u8], content_type: ContentType) -> Result<Received, DecodeError> {
+    let decoded = decode(body, encoding_of(content_type))?;
+    let (section, payload) = match decoded.payload {
+        PayloadIn::InPlace(payload) => (section_of(body, payload).to_vec(), payload),
         PayloadIn::Inline(inline) => {
             let mut section = vec![0; usize::try_from(inline.section_len()).unwrap_or_default()];
             let payload = inline.write_section(body, &mut section)?;

@@ -74,10 +74,28 @@ fn show(args: &Queues, rows: Vec<Row>) -> Result<(), Error> {
     out::print(&table.to_string())
 }
 
-/// Actors of whose messages the broker itself gave some up, and how many.
-pub async fn dead(target: &Target) -> Result<Vec<(String, u64)>, Error> {
-    let rows = rows(target, &[]).await?;
-    Ok(rows.into_iter().filter_map(|row| Some((row.actor?, row.dead.filter(|count| *count > 0)?))).collect())
+/// What the broker gave up of one actor's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The actor.
+    pub actor: String,
+    /// Its queue.
+    pub queue: String,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// Actors of whose messages the broker itself gave some up: of those that run here and those that are `asked` for; the
+/// embedded broker tells all.
+pub async fn dead(target: &Target, asked: &[String]) -> Result<Vec<DeadLetters>, Error> {
+    let prefix = queue_prefix(&target.namespace);
+    let rows = rows(target, asked).await?.into_iter();
+    let dead = rows.filter_map(|row| {
+        let count = row.dead.filter(|count| *count > 0)?;
+        let actor = row.actor.or_else(|| row.queue.strip_prefix(&prefix).map(str::to_owned))?;
+        Some(DeadLetters { actor, queue: row.queue, count })
+    });
+    Ok(dead.collect())
 }
 
 async fn rows(target: &Target, asked: &[String]) -> Result<Vec<Row>, Error> {

@@ -38,7 +38,7 @@ pub async fn send(args: &Send) -> Result<(), Error> {
     let target = broker::target(&args.place)?;
     let mut client = broker::connect(&target).await?;
     if !args.unchecked {
-        check_route(&mut client, &target, &route).await?;
+        check_route(&mut client, &target, &route, ", or send anyway with --unchecked").await?;
     }
     let results = if args.wait { Some(Results::open(&target, args, inputs.count).await?) } else { None };
     let reply_queue = results.as_ref().map(|results| results.queue.clone());
@@ -77,7 +77,8 @@ pub fn plural(count: u64, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }
 }
 
-fn route(text: &str) -> Result<Vec<String>, Error> {
+/// Reads a route.
+pub fn route(text: &str) -> Result<Vec<String>, Error> {
     let actors: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
     for actor in &actors {
         asya_manifest::names::check_actor(actor).map_err(|why| {
@@ -105,7 +106,7 @@ fn headers(pairs: &[String]) -> Result<Headers, Error> {
 }
 
 /// Every actor of the route must have a queue: a message to nowhere would only fail later, far from who sent it.
-async fn check_route(client: &mut Client, target: &Target, route: &[String]) -> Result<(), Error> {
+pub async fn check_route(client: &mut Client, target: &Target, route: &[String], or_else: &str) -> Result<(), Error> {
     for actor in route {
         let queue = queue_name(&target.namespace, actor).map_err(|e| Error::Usage(e.to_string()))?;
         if client.depth(&queue).await?.is_some() {
@@ -113,13 +114,14 @@ async fn check_route(client: &mut Client, target: &Target, route: &[String]) -> 
         }
         let absent = crate::queues::absent(target, actor, &queue);
         return Err(Error::Usage(format!(
-            "the route names {actor:?}, and {absent}\n  = run that actor first, or send anyway with --unchecked"
+            "the route names {actor:?}, and {absent}\n  = run that actor first{or_else}"
         )));
     }
     Ok(())
 }
 
-fn bar(count: u64, what: &'static str) -> ProgressBar {
+/// A progress bar on standard error, where a person sees it.
+pub fn bar(count: u64, what: &'static str) -> ProgressBar {
     if count < 2 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -393,7 +395,7 @@ fn print(result: &Received, envelopes: bool) -> Result<(), Error> {
     if envelopes {
         out::line(&result.envelope)
     } else if is_failed(result) {
-        out::note(&crate::sinks::one_line(result));
+        out::note(&crate::failure::one_line(&result.head));
         Ok(())
     } else {
         out::line(&result.document)

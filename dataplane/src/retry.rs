@@ -144,7 +144,8 @@ pub enum Decision<'a> {
     Exhausted(&'a Policy),
 }
 
-fn is_named(error_type: &str, named: &str) -> bool {
+/// Whether a name of an error class, with its module or without, means this one.
+pub fn is_named(error_type: &str, named: &str) -> bool {
     error_type == named || (!named.contains('.') && error_type.rsplit('.').next() == Some(named))
 }
 

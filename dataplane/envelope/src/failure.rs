@@ -1,4 +1,5 @@
-//! The message that says that another could not be read. Infallible, and loses nothing: the whole body is inside.
+//! The message that says that another could not be read. Infallible, and loses nothing: the whole body is inside, and can be
+//! taken out again.
 
 use base64_simd::STANDARD;
 
@@ -61,6 +62,21 @@ pub fn failure_of_unparsable(
         ..Head::default()
     };
     (head, payload)
+}
+
+/// The body that a failure message of [`failure_of_unparsable`] is about, byte for byte, and the encoding that it was
+/// declared to be in. `None` when the payload is none of such a message.
+pub fn original_of_unparsable(payload: &[u8]) -> Option<(Vec<u8>, Encoding)> {
+    let fields: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    let text = |name: &str| fields.get(name)?.as_str();
+    let encodings = [Encoding::Json, Encoding::Native];
+    let encoding = encodings.into_iter().find(|e| Some(e.content_type()) == text("original_content_type"))?;
+    let body = text("original_body")?;
+    match text("original_body_encoding")? {
+        "utf-8" => Some((body.as_bytes().to_vec(), encoding)),
+        "base64" => Some((STANDARD.decode_to_vec(body).ok()?, encoding)),
+        _ => None,
+    }
 }
 
 /// The body as text, when it is text and not longer with its escapes than base64 would be.

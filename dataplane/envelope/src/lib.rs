@@ -19,7 +19,7 @@ pub mod names;
 
 pub use context::context_json;
 pub use error::DecodeError;
-pub use failure::failure_of_unparsable;
+pub use failure::{failure_of_unparsable, original_of_unparsable};
 pub use head::{ErrorInfo, Head, MAX_EXTENSIONS, Phase, Route, RouteShape, Status};
 pub use headers::Headers;
 pub use json::{InlineBlobs, check_document, encode_json, encode_json_with_blobs, escape_json, parse_status};
