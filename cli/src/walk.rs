@@ -65,10 +65,14 @@ impl Walk {
     /// Begins; looks at `most` messages, and at none that came later. With `take`, most of them are acknowledged at once.
     /// `None` when there is no such queue.
     pub async fn open(target: &Target, queue: &str, most: u64, take: bool) -> Result<Option<Self>, Error> {
+        Self::open_with(target, queue, most, if take { TAKE_WINDOW } else { PAGE }).await
+    }
+
+    async fn open_with(target: &Target, queue: &str, most: u64, window_max: u64) -> Result<Option<Self>, Error> {
         let mut client = broker::connect(target).await?;
         let Some(depth) = client.depth(queue).await? else { return Ok(None) };
         let left = most.min(depth.ready);
-        let window = left.min(if take { TAKE_WINDOW } else { PAGE });
+        let window = left.min(window_max);
         consume(&mut client, queue, window);
         Ok(Some(Self {
             target: target.clone(),
@@ -249,5 +253,101 @@ impl Walk {
 fn consume(client: &mut Client, queue: &str, window: u64) {
     if let Some(window) = u32::try_from(window).ok().filter(|window| *window > 0) {
         client.consume(queue, window);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::BrokerAt;
+    use crate::hosted::Hosted;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    const QUEUE: &str = "asya-default-x-sump";
+
+    /// A broker of this test's own, with so many messages in one queue.
+    async fn with_messages(folder: &Path, count: u64) -> (Hosted, Target) {
+        let socket = folder.join("socket");
+        let hosted = Hosted::start(&folder.join("store"), &socket, false).unwrap();
+        let broker = BrokerAt::Embedded(socket);
+        let target =
+            Target { namespace: "default".into(), broker, actors: Vec::new(), message_bytes_max: BTreeMap::new() };
+        let mut client = broker::connect(&target).await.unwrap();
+        client.declare(QUEUE, None).await.unwrap();
+        client.declare("other", None).await.unwrap();
+        for number in 0..count {
+            client.publish(QUEUE, ContentType::Json, "id", number.to_string().as_bytes());
+        }
+        let mut confirmed = 0;
+        while confirmed < count {
+            let event = client.event_before(Instant::now() + ANSWER_MAX).await.unwrap();
+            confirmed += u64::from(matches!(event, Event::Published { outcome: Outcome::Confirmed, .. }));
+        }
+        (hosted, target)
+    }
+
+    /// Walks to the end, acknowledges those that `take` says after they were published elsewhere; gives all, in order.
+    async fn walked(target: &Target, window: u64, take: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut walk = Walk::open_with(target, QUEUE, u64::MAX, window).await.unwrap().unwrap();
+        let mut seen = Vec::new();
+        let mut sent = BTreeMap::new();
+        while let Some(step) = walk.next(true).await.unwrap() {
+            match step {
+                Step::Message(message) => {
+                    let number = std::str::from_utf8(&message.body).unwrap().parse().unwrap();
+                    seen.push(number);
+                    if take(number) {
+                        sent.insert(walk.publish("other", message.content_type, "id", &message.body), message.tag);
+                    } else {
+                        walk.hold(message.tag);
+                    }
+                }
+                Step::Published(token, outcome) => {
+                    assert_eq!(outcome, Outcome::Confirmed);
+                    walk.acknowledge(sent.remove(&token).unwrap());
+                }
+                Step::StillThere => panic!("an acknowledgement did not take"),
+            }
+        }
+        assert!(sent.is_empty());
+        assert_eq!(walk.close().await.unwrap(), 0);
+        seen
+    }
+
+    #[test]
+    fn each_message_is_seen_once_and_what_stays_keeps_its_order() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (hosted, target) = with_messages(folder.path(), 50).await;
+            // Many consumers, one behind the other: four messages fill each.
+            let seen = walked(&target, 4, |number| number % 5 == 1).await;
+            assert_eq!(seen, (0..50).collect::<Vec<u64>>());
+            let rest: Vec<u64> = (0..50).filter(|number| number % 5 != 1).collect();
+            assert_eq!(walked(&target, PAGE, |_| false).await, rest);
+            assert_eq!(walked(&target, 7, |_| true).await, rest);
+            assert_eq!(walked(&target, 7, |_| true).await, Vec::<u64>::new());
+            let mut client = broker::connect(&target).await.unwrap();
+            assert_eq!(client.depth("other").await.unwrap().unwrap().ready, 50);
+            assert!(Walk::open(&target, "absent", 1, true).await.unwrap().is_none());
+            drop(client);
+            hosted.stop().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_walk_that_ends_early_gives_back_what_it_has_not_looked_at() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (hosted, target) = with_messages(folder.path(), 10).await;
+            let mut walk = Walk::open(&target, QUEUE, u64::MAX, false).await.unwrap().unwrap();
+            let Some(Step::Message(message)) = walk.next(true).await.unwrap() else { panic!("no message") };
+            assert_eq!(message.body, b"0");
+            walk.close().await.unwrap();
+            assert_eq!(walked(&target, PAGE, |_| false).await, (0..10).collect::<Vec<u64>>());
+            hosted.stop().unwrap();
+        });
     }
 }

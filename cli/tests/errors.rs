@@ -67,7 +67,15 @@ fn a_secret_that_only_a_cluster_has_is_named() {
 #[test]
 fn without_a_broker_the_commands_say_what_to_start() {
     let folder = tempfile::tempdir().unwrap();
-    for args in [&["send", "a", "{}"][..], &["queues"], &["failed"], &["results"], &["status"]] {
+    for args in [
+        &["send", "a", "{}"][..],
+        &["queues"],
+        &["failed"],
+        &["dead"],
+        &["dead", "requeue", "--all"],
+        &["results"],
+        &["status"],
+    ] {
         let (status, _, error) = asya(folder.path(), args);
         assert_eq!(status, 1, "{args:?}");
         assert!(error.contains("no broker is running in .asya"), "{args:?}: {error}");
@@ -124,6 +132,9 @@ fn every_mistake_on_the_command_line_ends_with_64() {
         &["send"],
         &["send", "a", "{}", "--timeout", "soon", "--wait"],
         &["failed", "--limit", "0"],
+        &["dead", "--limit", "0"],
+        &["dead", "show"],
+        &["dead", "requeue", "id-1", "--all"],
     ] {
         let (status, out, error) = asya(folder.path(), args);
         assert_eq!((status, out.as_str()), (64, ""), "{args:?}");
@@ -136,13 +147,32 @@ fn every_mistake_on_the_command_line_ends_with_64() {
 }
 
 #[test]
+fn nothing_is_sent_again_that_was_not_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["dead", "requeue"][..], &["dead", "requeue", "--dry-run", "--to", "a", "--limit", "1", "--raw"]] {
+        let (status, _, error) = asya(folder.path(), args);
+        assert_eq!(status, 64, "{args:?}");
+        for part in ["Name IDs, --actor, --reason or --error, or say --all", "`asya dead` lists", "--dry-run"] {
+            assert!(error.contains(part), "{args:?}: {part}: {error}");
+        }
+    }
+    let (status, _, error) = asya(folder.path(), &["dead", "requeue", "--all", "--to", "a,,b"]);
+    assert_eq!(status, 64);
+    assert!(error.contains("the route \"a,,b\" names \"\""), "{error}");
+}
+
+#[test]
 fn the_help_teaches_with_examples() {
     let folder = tempfile::tempdir().unwrap();
     let (status, out, _) = asya(folder.path(), &["--help"]);
     assert_eq!(status, 0);
-    for example in
-        ["asya init hello", "asya run hello.yaml", "asya send prepare,classify,report digits/", "asya failed --show ID"]
-    {
+    for example in [
+        "asya init hello",
+        "asya run hello.yaml",
+        "asya send prepare,classify,report digits/",
+        "asya failed --show ID",
+        "asya dead",
+    ] {
         assert!(out.contains(example), "{example}: {out}");
     }
 }
@@ -154,9 +184,12 @@ fn the_documentation_leaves_nothing_out() {
     let read = |name: &str| fs::read_to_string(docs.join(name)).unwrap();
     let page = read("CLI.md");
     let folder = tempfile::tempdir().unwrap();
-    for command in ["run", "send", "queues", "status", "results", "failed", "init"] {
+    let commands =
+        ["run", "send", "queues", "status", "results", "failed", "dead", "dead show", "dead requeue", "init"];
+    for command in commands {
         assert!(page.contains(&format!("asya {command}")), "{command}");
-        let (_, help, _) = asya(folder.path(), &[command, "--help"]);
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let (_, help, _) = asya(folder.path(), &words);
         let options = help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2);
         for option in options.map(|o| o.trim_end_matches(|c: char| !c.is_ascii_alphanumeric())) {
             assert!(page.contains(option), "{command} {option}");

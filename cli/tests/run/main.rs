@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod dead;
 mod embedded;
 #[cfg(feature = "broker-tests")]
 mod rabbitmq;
