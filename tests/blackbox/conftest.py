@@ -9,6 +9,8 @@ import sys
 import pytest
 from broker import JSON, Broker
 from stack import REPOSITORY, Actor
+from waiting import until
+
 
 def _urls(name):
     return dict(pair.split("=", 1) for pair in os.environ.get(name, "").split())
@@ -83,6 +85,12 @@ class World:
 
     def depth(self, actor):
         return self.broker.depth(self.queue(actor))
+
+    def wait_until_settled(self, actor):
+        """The broker has seen the settlement of everything that this actor took, so that a kill brings nothing back."""
+        next(one for one in self.actors if one.environment["ASYA_ACTOR_NAME"] == actor).wait_until_idle()
+        if self.kind == SQS:
+            until(lambda: self.broker.held(self.queue(actor)) == 0, f"the deliveries of {actor} to be settled")
 
     def broker_log(self):
         """The lines that the broker has logged."""

@@ -40,7 +40,7 @@ def test_every_case_is_there_once():
 
 
 def test_every_test_that_is_named_exists():
-    sources = "".join(read(f"tests/blackbox/{name}") for name in ("test_retries.py", "test_routing.py", "test_rabbitmq.py"))
+    sources = "".join(read(f"tests/blackbox/{name}") for name in ("test_retries.py", "test_routing.py", "test_rabbitmq.py", "test_sqs.py"))
     sources += read("dataplane/src/retry/tests.rs") + read("dataplane/src/pipeline/tests/time.rs")
     sources += read("runtime/tests/test_cases.py") + read("dataplane/src/config/tests.rs") + read("dataplane/src/admin/tests.rs")
     defined = set(re.findall(r"^(?:def|fn) (\w+)\(", sources, re.M))

@@ -114,6 +114,7 @@ def test_workers_keep_their_model_when_the_sidecar_restarts(world):
     for number in range(3):
         world.publish("a", envelope(["a"], number))
         assert world.get("x-sink").envelope["payload"] == number
+        world.wait_until_settled("a")
         actor.sidecar.kill()
         actor.sidecar.wait()
         actor.start_sidecar()

@@ -113,7 +113,7 @@ def test_case_38_restarts_of_either_side(world):
     def next_message_succeeds(number):
         world.publish("a", envelope(["a"], number))
         assert world.get("x-sink").envelope["payload"] == number
-        actor.wait_until_idle()
+        world.wait_until_settled("a")
 
     next_message_succeeds(0)
     actor.runtime.kill()

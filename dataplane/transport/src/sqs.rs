@@ -1,24 +1,24 @@
 //! Amazon SQS, and servers that speak its JSON protocol, by AWS's SDK.
 //!
-//! Takes operations and gives events as [`crate::api`] says. Never blocks: [`Transport::flush`] and
-//! [`Transport::poll`] start calls, which run as tasks of the caller's current-thread tokio runtime while it waits; their
-//! answers are taken in `poll`. Every kind of call is bounded (polls 20, batches sent 16, deletions and visibility changes
-//! 8 each, questions about queues 4 each): each open call is a connection, and more of them would only be throttled.
+//! Takes operations and gives events as [`crate::api`] says. Never blocks: [`Transport::flush`] and [`Transport::poll`]
+//! start calls, which run as tasks of the caller's current-thread tokio runtime while it waits; their answers are taken
+//! in `poll`. Every kind of call is bounded (polls 20, batches sent 16, deletions and visibility changes 8 each, questions
+//! about queues 4 each): each open call is a connection, and more of them would only be throttled.
 //!
 //! **There is no connection.** What is held is held by leases, which outlive any. So the loss of a network voids no tag:
-//! when nobody has answered for [`UNREACHABLE_AFTER`], open publishes are answered [`Outcome::Lost`] and [`Event::Lost`] names
-//! epoch 0, which nothing belongs to; a probe is sent, with backoff, and [`Event::Connected`] follows when it is
-//! answered and what was declared is declared. Tags of before stay good for as long as their leases last. A single call that
-//! fails is only that. [`Event::Fatal`] comes only before the first `Connected` or the first receipt: credentials that have
+//! when nobody has answered for five seconds, open publishes are answered [`Outcome::Lost`] and [`Event::Lost`] names
+//! epoch 0, which nothing belongs to; a probe is sent, with backoff, and [`Event::Connected`] follows when it is answered
+//! and what was declared is declared. Tags of before stay good for as long as their leases last. A single call that fails
+//! is only that. [`Event::Fatal`] comes only before the first `Connected` or the first receipt: credentials that have
 //! worked will work again, and handlers may be running for hours on what they opened.
 //!
 //! **Leases.** A lease lasts for the visibility timeout from when its call was sent, or from when it was extended. The
-//! caller extends ([`Op::Extend`]); [`Transport::limits`] tells it of three quarters of the visibility timeout, so that the
-//! way of a call is within the rest. A lease that runs out is told as [`Event::SettleFailed`].
+//! caller extends ([`Op::Extend`]); [`Transport::limits`] tells it of three quarters of the visibility timeout, so that
+//! the way of a call is within the rest. A lease that runs out is told as [`Event::SettleFailed`].
 //!
 //! What SQS does not do: keep an order, count lost deliveries apart from those that were given back, delay by less than
-//! a second, tell when a dead-letter queue is missing. A rejected message is given back and, when it comes again, sent to
-//! the dead-letter queue and deleted: its text was not kept, and SQS has no word for it.
+//! a second, tell when a dead-letter queue is missing. A rejected message is given back and, when it comes again, sent
+//! to the dead-letter queue and deleted: its text was not kept, and SQS has no word for it.
 
 pub mod body;
 mod calls;
@@ -49,8 +49,8 @@ use queues::Queues;
 use sender::Sender;
 use trouble::{Answer, Trouble};
 
-/// How long calls may fail unanswered, one after the other, before SQS counts as unreachable: longer than a network takes to
-/// find another way, shorter than any lease.
+/// How long calls may fail unanswered, one after the other, before SQS counts as unreachable: longer than a network takes
+/// to find another way, shorter than a lease should be.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Whether anybody answers.

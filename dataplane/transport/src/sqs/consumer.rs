@@ -34,6 +34,9 @@ use crate::backoff::Backoff;
 
 /// Polls that are open at once: at ten messages in about 10 ms each, some 20,000 a second, on as many connections.
 const POLLS_MAX: usize = 20;
+/// Bytes that open polls should bring together, were all as large as the last: what comes is text on the heap, beside the
+/// memory that bodies are delivered in, and waits there when that is full. So polls for large messages are few.
+const TEXT_BYTES: usize = 16 << 20;
 /// How long after a cancel a process should not end, if it can help it: a poll that brings anything does so within
 /// this time, and one that does not is waiting for messages to come. One that comes to it after the process has ended
 /// is delayed by the visibility timeout.
@@ -118,14 +121,17 @@ impl Consumer {
             Settlement::Ack => drop(self.leases.let_go(number, End::Delete)),
             Settlement::Requeue => drop(self.leases.let_go(number, End::GiveBack)),
             Settlement::Reject => {
-                if let Some(lease) = self.leases.get(number) {
-                    self.condemned.push_back(lease.message.clone());
-                    if self.condemned.len() > CONDEMNED_MAX {
-                        self.condemned.pop_front();
-                    }
-                    self.leases.let_go(number, End::GiveBack);
-                }
+                self.condemn(number);
+                self.leases.let_go(number, End::GiveBack);
             }
+        }
+    }
+
+    /// Sends a held message to the dead-letter queue when it comes again.
+    fn condemn(&mut self, number: u64) {
+        self.condemned.extend(self.leases.get(number).map(|lease| lease.message.clone()));
+        if self.condemned.len() > CONDEMNED_MAX {
+            self.condemned.pop_front();
         }
     }
 
@@ -225,10 +231,12 @@ impl Consumer {
         self.told_missing = false;
         self.retry_at = None;
         self.backoff.works(now);
+        let bytes: usize = messages.iter().filter_map(|message| message.body.as_ref()).map(String::len).sum();
+        let most = (TEXT_BYTES / bytes.max(1)).clamp(1, POLLS_MAX);
         self.polls_wanted = match messages.len() {
             0 => 1,
-            full if full >= asked as usize => (self.polls_wanted + 1).min(POLLS_MAX),
-            _ => self.polls_wanted,
+            full if full >= asked as usize => (self.polls_wanted + 1).min(most),
+            _ => self.polls_wanted.min(most),
         };
         let until = since + config.visibility_timeout;
         for message in messages {
@@ -276,17 +284,17 @@ impl Consumer {
         }
         if let Some(at) = self.condemned.iter().position(|condemned| *condemned == id) {
             self.condemned.remove(at);
-            if let Some(dead_letter) = self.queue.as_deref().and_then(|queue| queues.dead_letter(queue)).flatten() {
-                self.forwarding.insert(number);
-                let entry = Entry { text, attributes: attributes.drain().collect(), delay_seconds: 0 };
-                return sender.forward(dead_letter, number, entry);
-            }
-            tracing::warn!(
-                queue = self.queue,
-                "a message was rejected and there is no dead-letter queue: it is dropped"
-            );
-            self.leases.let_go(number, End::Delete);
-            return;
+            let Some(dead_letter) = self.queue.as_deref().and_then(|queue| queues.dead_letter(queue)).flatten() else {
+                // Nothing is dropped: it comes again when its lease is over, which is pause enough.
+                tracing::warn!(
+                    queue = self.queue,
+                    "a message was rejected, and there is no dead-letter queue to take it"
+                );
+                return self.condemn(number);
+            };
+            self.forwarding.insert(number);
+            let entry = Entry { text, attributes: attributes.drain().collect(), delay_seconds: 0 };
+            return sender.forward(dead_letter, number, entry);
         }
         let attribute = |name| attributes.get(name).and_then(|value| value.string_value());
         let content_type =
@@ -388,9 +396,7 @@ impl Consumer {
                 if let Some(queue) = self.queue.as_deref().filter(|_| trouble == Trouble::NoQueue) {
                     queues.declare_again(queue);
                 }
-                if let Some(lease) = self.leases.get(number) {
-                    self.condemned.push_back(lease.message.clone());
-                }
+                self.condemn(number);
             }
         }
     }

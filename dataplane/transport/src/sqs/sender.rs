@@ -5,6 +5,8 @@
 //! body is made text only when its batch leaves, so that what waits costs no more than its head.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
@@ -40,7 +42,7 @@ enum Load {
     Text(Entry),
 }
 
-/// Messages for one queue, in the order of their submission.
+/// Messages for one queue, in the order of their submission; never empty.
 type Outbox = VecDeque<(For, Load)>;
 
 /// What waits for a call, and what is on its way. As many as the caller has open, which it bounds itself.
@@ -52,6 +54,8 @@ pub(super) struct Sender {
     /// Calls whose answers nobody waits for any more.
     orphans: usize,
     next_call: u64,
+    /// The queue that was sent to last.
+    turn: String,
     /// The most that one batch may hold, once SQS has taken less than it says.
     batch_bytes_max: Option<u64>,
 }
@@ -119,30 +123,35 @@ impl Sender {
         memory: &dyn Memory,
         events: &mut Vec<Event>,
     ) {
-        // Each queue in its turn, so that none starves behind another's backlog.
-        let mut left = true;
-        while left && self.open.len() + self.orphans < OPEN_MAX {
-            left = false;
-            for (queue, outbox) in &mut self.outboxes {
-                let Some(url) = queues.url(queue) else {
-                    queues.resolve(queue);
-                    continue;
-                };
-                if self.open.len() + self.orphans == OPEN_MAX {
-                    break;
-                }
-                let most = self.batch_bytes_max.unwrap_or(MESSAGE_BYTES_MAX);
-                let (whom, entries) = batch(outbox, queues.message_bytes_max(queue), most, memory, events);
-                if entries.is_empty() {
-                    continue;
-                }
-                left |= !outbox.is_empty();
+        while self.open.len() + self.orphans < OPEN_MAX {
+            let Some((queue, url)) = self.next_queue(queues) else { return };
+            let Some(outbox) = self.outboxes.get_mut(&queue) else { return };
+            let most = self.batch_bytes_max.unwrap_or(MESSAGE_BYTES_MAX);
+            let (whom, entries) = batch(outbox, queues.message_bytes_max(&queue), most, memory, events);
+            if outbox.is_empty() {
+                self.outboxes.remove(&queue);
+            }
+            self.turn.clone_from(&queue);
+            if !entries.is_empty() {
                 self.next_call += 1;
-                self.open.insert(self.next_call, (queue.clone(), whom));
                 calls.send(client, &url, self.next_call, entries);
+                self.open.insert(self.next_call, (queue, whom));
             }
         }
-        self.outboxes.retain(|_, outbox| !outbox.is_empty());
+    }
+
+    /// The next queue to send to, with its address: each in its turn, so that none waits behind another's backlog. Asks
+    /// for addresses that are missing.
+    fn next_queue(&self, queues: &mut Queues) -> Option<(String, Arc<str>)> {
+        let after = self.outboxes.range::<str, _>((Bound::Excluded(self.turn.as_str()), Bound::Unbounded));
+        let before = self.outboxes.range::<str, _>((Bound::Unbounded, Bound::Included(self.turn.as_str())));
+        after.chain(before).find_map(|(queue, _)| {
+            let url = queues.url(queue);
+            if url.is_none() {
+                queues.resolve(queue);
+            }
+            Some((queue.clone(), url?))
+        })
     }
 
     /// A batch is answered. Gives what became of this transport's own messages.
