@@ -18,7 +18,7 @@ pub enum Effect {
     },
     /// Stop consuming; answered by `Canceled`.
     Cancel,
-    /// Hand a message to a worker. The rim reads the rest from [`Message`].
+    /// Hand a message to a worker. The rim reads the rest from [`super::Message`].
     Submit {
         /// To whom.
         worker: WorkerId,
@@ -48,7 +48,7 @@ pub enum Effect {
         /// 0 to N − 1.
         index: u16,
     },
-    /// Publish (again). The rim reads the rest from [`Publication`].
+    /// Publish (again). The rim reads the rest from [`super::Publication`].
     Publish(PublicationId),
     /// Settle a delivery.
     Settle {
@@ -81,7 +81,7 @@ pub enum Report {
     Failed {
         /// Its id.
         id: String,
-        /// One of [`reason`].
+        /// One of [`super::reason`].
         reason: &'static str,
         /// What went wrong.
         message: String,

@@ -7,7 +7,7 @@ use asya_transport::Part;
 
 use super::{MessageId, Time, WorkerId};
 
-/// Names a result in a worker's output memory; given back by [`Effect::ReleaseOutput`].
+/// Names a result in a worker's output memory; given back by [`super::Effect::ReleaseOutput`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OutputId(pub u64);
 
