@@ -80,7 +80,7 @@ pub struct Place {
     /// Folder of `asya run`: messages, sockets, and the record of what runs [default: .asya]
     #[arg(long, value_name = "DIR", global = false)]
     pub data: Option<PathBuf>,
-    /// A RabbitMQ broker instead of the embedded one: amqp://user:password@host:5672/vhost
+    /// Another broker than the embedded one: amqp://user:password@host:5672/vhost, sqs://REGION, or sqs+http://host:port
     #[arg(long, value_name = "URL")]
     pub transport: Option<String>,
     /// Namespace, part of each queue's name [default: that of what runs, or of the manifests, else `default`]

@@ -12,6 +12,7 @@ use asya_envelope::names::{SINK, SUMP, dead_letter, queue_name};
 use asya_transport::Transport;
 use asya_transport::rabbitmq::admin::Admin;
 use asya_transport::rabbitmq::{RabbitMq, RabbitMqConfig};
+use asya_transport::sqs::{Sqs, SqsConfig};
 use std::collections::BTreeMap;
 
 /// A broker and what is known of its use.
@@ -39,7 +40,7 @@ pub fn target(place: &Place) -> Result<Target, Error> {
         |recorded: Option<String>| place.namespace.clone().or(recorded).unwrap_or_else(|| "default".to_owned());
     match (&place.transport, record) {
         (Some(url), record) => {
-            let broker = BrokerAt::RabbitMq(checked_url(url)?);
+            let broker = at(url)?;
             // What runs here is of use only when it runs on that broker.
             let record = record.filter(|record| record.broker == broker);
             let actors = record.iter().flat_map(|r| r.actors.iter().map(|a| a.name.clone())).collect();
@@ -56,13 +57,34 @@ pub fn target(place: &Place) -> Result<Target, Error> {
     }
 }
 
-/// Checks an address before anything is started with it.
-pub fn checked_url(url: &str) -> Result<String, Error> {
-    RabbitMqConfig::from_url(url).map_err(|why| {
-        let help = "write amqp://user:password@host:5672/vhost, or amqps:// for TLS";
-        Error::Usage(format!("--transport: {why}\n  = {help}"))
-    })?;
-    Ok(url.to_owned())
+/// Reads an address, before anything is started with it.
+pub fn at(url: &str) -> Result<BrokerAt, Error> {
+    let help = "write amqp://user:password@host:5672/vhost (amqps:// for TLS), sqs://REGION, or sqs+http://host:port";
+    let usage = |why: &dyn std::fmt::Display| Error::Usage(format!("--transport: {why}\n  = {help}"));
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let region = || set("ASYA_AWS_REGION").or_else(|| set("AWS_REGION")).unwrap_or_else(|| "us-east-1".to_owned());
+    match url.split_once("://") {
+        Some(("sqs", given)) => {
+            let is_region = given.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            match (given.is_empty(), is_region) {
+                (true, _) => Ok(BrokerAt::Sqs { region: region(), endpoint: None }),
+                (false, true) => Ok(BrokerAt::Sqs { region: given.to_owned(), endpoint: None }),
+                (false, false) => Err(usage(&format!("{given:?} is no AWS region"))),
+            }
+        }
+        Some(("sqs+http" | "sqs+https", place)) if !place.is_empty() => {
+            let endpoint = url.strip_prefix("sqs+").map(str::to_owned);
+            Ok(BrokerAt::Sqs { region: region(), endpoint })
+        }
+        _ => match RabbitMqConfig::from_url(url) {
+            Ok(_) => Ok(BrokerAt::RabbitMq(url.to_owned())),
+            Err(why) => Err(usage(&why)),
+        },
+    }
+}
+
+fn sqs(region: &str, endpoint: Option<&str>) -> SqsConfig {
+    SqsConfig { region: region.to_owned(), endpoint: endpoint.map(str::to_owned), ..SqsConfig::default() }
 }
 
 /// Connects.
@@ -74,6 +96,7 @@ pub async fn connect(target: &Target) -> Result<Client, Error> {
             config.connection_name = "asya command".to_owned();
             Box::new(RabbitMq::new(config))
         }
+        BrokerAt::Sqs { region, endpoint } => Box::new(Sqs::new(sqs(region, endpoint.as_deref()))),
     };
     Client::connect(transport, target.broker.to_string()).await
 }
@@ -110,6 +133,39 @@ pub async fn drop_queue(target: &Target, queue: &str) -> Result<(), Error> {
             let config = RabbitMqConfig::from_url(url).map_err(|why| Error::Usage(why.to_string()))?;
             let admin = Admin::connect(&config).await.map_err(|why| failed(why.to_string()))?;
             admin.delete(queue).await.map(drop).map_err(|why| failed(why.to_string()))
+        }
+        BrokerAt::Sqs { region, endpoint } => {
+            asya_transport::sqs::delete_queue(&sqs(region, endpoint.as_deref()), queue)
+                .await
+                .map_err(|why| Error::Queue { queue: queue.to_owned(), why })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_says_which_broker() {
+        let sqs = |region: &str, endpoint: Option<&str>| BrokerAt::Sqs {
+            region: region.to_owned(),
+            endpoint: endpoint.map(str::to_owned),
+        };
+        assert_eq!(at("amqp://h:1/v").ok(), Some(BrokerAt::RabbitMq("amqp://h:1/v".into())));
+        assert_eq!(at("sqs://eu-west-1").ok(), Some(sqs("eu-west-1", None)));
+        for (url, endpoint) in
+            [("sqs+http://127.0.0.1:9324", "http://127.0.0.1:9324"), ("sqs+https://s/x", "https://s/x")]
+        {
+            match at(url) {
+                Ok(BrokerAt::Sqs { endpoint: Some(found), .. }) => assert_eq!(found, endpoint),
+                other => panic!("{url}: {other:?}"),
+            }
+            assert_eq!(at(url).unwrap().to_string(), url);
+        }
+        for url in ["sqs://not/a region", "sqs+http://", "http://h", "redis://h"] {
+            let why = at(url).unwrap_err().to_string();
+            assert!(why.contains("--transport:") && why.contains("sqs://REGION"), "{url}: {why}");
         }
     }
 }

@@ -15,7 +15,7 @@ const CLOSED: u8 = 128 + 13;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody runs in this data folder.
-    #[error("no broker is running in {}\n  = start `asya run PATHS…` first, name its --data folder, or give --transport amqp://…", .0.display())]
+    #[error("no broker is running in {}\n  = start `asya run PATHS…` first, name its --data folder, or give --transport amqp://… or sqs://…", .0.display())]
     NoBroker(PathBuf),
     /// The broker does not answer, or refuses.
     #[error("the broker at {place} cannot be used: {why}")]

@@ -42,6 +42,13 @@ pub enum BrokerAt {
     Embedded(PathBuf),
     /// RabbitMQ's URL, password and all: the record is readable by its owner alone.
     RabbitMq(String),
+    /// SQS, of AWS or at an address.
+    Sqs {
+        /// The region.
+        region: String,
+        /// Where it is, unless it is AWS's own.
+        endpoint: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for BrokerAt {
@@ -60,6 +67,8 @@ impl std::fmt::Display for BrokerAt {
                 let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
                 write!(f, "{scheme}://{place}")
             }
+            Self::Sqs { endpoint: Some(endpoint), .. } => write!(f, "sqs+{endpoint}"),
+            Self::Sqs { region, endpoint: None } => write!(f, "sqs://{region}"),
         }
     }
 }

@@ -101,7 +101,7 @@ pub async fn dead(target: &Target, asked: &[String]) -> Result<Vec<DeadLetters>,
 async fn rows(target: &Target, asked: &[String]) -> Result<Vec<Row>, Error> {
     match &target.broker {
         BrokerAt::Embedded(socket) => all_of(socket, target, asked),
-        BrokerAt::RabbitMq(_) => asked_for(target, asked).await,
+        BrokerAt::RabbitMq(_) | BrokerAt::Sqs { .. } => asked_for(target, asked).await,
     }
 }
 

@@ -62,12 +62,12 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
     let sockets = folder.0.as_path();
     let runtime = home.write("runtime.pyz", RUNTIME)?;
     let at = match &args.place.transport {
-        Some(url) => BrokerAt::RabbitMq(broker::checked_url(url)?),
+        Some(url) => broker::at(url)?,
         None => BrokerAt::Embedded(sockets.join("broker.sock")),
     };
     let hosted = match &at {
         BrokerAt::Embedded(socket) => Some(hosted::Hosted::start(&home.store(), socket, !args.no_fsync)?),
-        BrokerAt::RabbitMq(_) => None,
+        BrokerAt::RabbitMq(_) | BrokerAt::Sqs { .. } => None,
     };
 
     let mut plans = Vec::new();
@@ -79,6 +79,9 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
             broker: match &at {
                 BrokerAt::Embedded(_) => asya_manifest::env::Broker::Embedded { socket: &socket },
                 BrokerAt::RabbitMq(url) => asya_manifest::env::Broker::RabbitMq { url: Some(url) },
+                BrokerAt::Sqs { region, endpoint } => {
+                    asya_manifest::env::Broker::Sqs { region: Some(region), endpoint: endpoint.as_deref() }
+                }
             },
             sockets,
             environment: &environment,
@@ -95,11 +98,11 @@ pub async fn run(args: &args::Run) -> Result<(), Error> {
         message_bytes_max: BTreeMap::new(),
     };
     let mut client = broker::connect(&target).await?;
-    // On RabbitMQ the sidecars declare their own queues: with arguments that follow from their settings, and that must
+    // On RabbitMQ and SQS the sidecars declare their own queues: with arguments that follow from their settings, and that must
     // be the same whoever declares first.
     let queues: Vec<&str> = match &at {
         BrokerAt::Embedded(_) => plans.iter().map(|p| p.queue.as_str()).collect(),
-        BrokerAt::RabbitMq(_) => Vec::new(),
+        BrokerAt::RabbitMq(_) | BrokerAt::Sqs { .. } => Vec::new(),
     };
     let sinks = broker::declare(&mut client, &target.namespace, &queues).await?;
     // Of somebody else's broker it is not for this command to say what it keeps.
@@ -172,7 +175,7 @@ fn introduce(screen: &Screen, plans: &[ActorPlan], at: &BrokerAt, home: &Home) {
         "broker: {}",
         match at {
             BrokerAt::Embedded(_) => format!("embedded, messages in {}", home.store().display()),
-            BrokerAt::RabbitMq(_) => at.to_string(),
+            BrokerAt::RabbitMq(_) | BrokerAt::Sqs { .. } => at.to_string(),
         }
     ));
     for plan in plans {

@@ -34,6 +34,13 @@ pub enum Broker<'a> {
         /// `amqp://` or `amqps://`; `None` where the variables come from elsewhere (a Secret).
         url: Option<&'a str>,
     },
+    /// SQS.
+    Sqs {
+        /// The region; `None` where the variable comes from elsewhere.
+        region: Option<&'a str>,
+        /// Where it is, unless it is AWS's own.
+        endpoint: Option<&'a str>,
+    },
 }
 
 /// A variable of the handler whose value only a cluster has.
@@ -62,6 +69,11 @@ pub fn sidecar(actor: &AsyncActor, place: &Place<'_>) -> BTreeMap<String, String
         Broker::RabbitMq { url } => {
             set("ASYA_TRANSPORT", "rabbitmq".to_owned());
             url.map(|url| set("ASYA_RABBITMQ_URL", url.to_owned()));
+        }
+        Broker::Sqs { region, endpoint } => {
+            set("ASYA_TRANSPORT", "sqs".to_owned());
+            region.map(|region| set("ASYA_AWS_REGION", region.to_owned()));
+            endpoint.map(|endpoint| set("ASYA_SQS_ENDPOINT", endpoint.to_owned()));
         }
     }
     if SINKS.contains(&actor.name()) {

@@ -243,6 +243,21 @@ impl Sqs {
     }
 }
 
+/// Deletes a queue and what it holds; one that is not there is no error.
+///
+/// # Errors
+/// What SQS says, for people.
+pub async fn delete_queue(config: &SqsConfig, queue: &str) -> Result<(), String> {
+    let client = config.client().await;
+    let url = match client.get_queue_url().queue_name(queue).send().await {
+        Ok(found) => found.queue_url.unwrap_or_default(),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_queue_does_not_exist()) => return Ok(()),
+        Err(error) => return Err(aws_sdk_sqs::error::DisplayErrorContext(error).to_string()),
+    };
+    let deleted = client.delete_queue().queue_url(url).send().await;
+    deleted.map(drop).map_err(|error| aws_sdk_sqs::error::DisplayErrorContext(error).to_string())
+}
+
 impl Transport for Sqs {
     fn submit(&mut self, op: Op<'_>) {
         let now = Instant::now();
