@@ -205,8 +205,20 @@ impl Client {
         self.transport.submit(Op::Extend { tag, by });
     }
 
+    async fn flushed(&mut self) -> Result<(), Error> {
+        let flushed = poll_fn(|cx| {
+            self.turn(cx);
+            if self.transport.flushed() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let in_time = timeout_at(Instant::now() + ANSWER_MAX, flushed).await;
+        in_time.map_err(|_| {
+            let why = format!("it did not take what goes back within {} s", ANSWER_MAX.as_secs());
+            Error::Broker { place: self.place.clone(), why }
+        })
+    }
+
     /// After [`Client::cancel`]: `held`, in this order, and what was on its way go back. All settlements have left when
-    /// this is done. Gives those of earlier acknowledgements that did not take.
+    /// this is done, and the client is of no more use. Gives those of earlier acknowledgements that did not take.
     pub async fn give_back(&mut self, queue: &str, mut held: Vec<Tag>) -> Result<Vec<Tag>, Error> {
         let mut void = Vec::new();
         for event in std::mem::take(&mut self.events) {
@@ -224,14 +236,10 @@ impl Client {
         }
         // A question that brokers with one connection answer after everything before it.
         self.depth(queue).await?;
-        let flushed = poll_fn(|cx| {
-            self.turn(cx);
-            if self.transport.flushed() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if timeout_at(Instant::now() + ANSWER_MAX, flushed).await.is_err() {
-            let why = format!("it did not take what goes back within {} s", ANSWER_MAX.as_secs());
-            return Err(Error::Broker { place: self.place.clone(), why });
-        }
+        self.flushed().await?;
+        // Without a farewell RabbitMQ may forget acknowledgements that it has read and not yet passed on to the queue.
+        self.transport.leave(&mut self.memory);
+        self.flushed().await?;
         void.extend(self.events.drain(..).filter_map(|event| match event {
             Event::SettleFailed { tag, .. } => Some(tag),
             _ => None,

@@ -96,7 +96,13 @@ fn what_failed_is_sent_again_over_rabbitmq() {
 
         // Looking takes nothing away and shows nothing twice; what is back is seen once the broker has taken it.
         let back = |sump| {
-            place.wait_for("what was looked at to be back", || place.ready("x-sump") == Some(sump));
+            place.wait_for("what was looked at to be back", || {
+                let ready = place.ready("x-sump");
+                if ready != Some(sump) {
+                    eprintln!("{version}: x-sump holds {ready:?} and not {sump}");
+                }
+                ready == Some(sump)
+            });
         };
         let table = place.ok(&["dead"]);
         let summary: Vec<Vec<&str>> = table.lines().rev().take(3).map(|l| l.split_whitespace().collect()).collect();
