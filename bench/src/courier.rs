@@ -74,9 +74,12 @@ impl<T: Transport> Courier<T> {
     /// Messages that wait in a queue.
     pub async fn depth(&mut self, queue: &str) -> Result<u64, Error> {
         self.transport.submit(Op::Depth { queue });
-        match self.event().await? {
-            Event::Depth { ready, .. } => Ok(ready),
-            other => Err(unexpected(&other)),
+        loop {
+            match self.event().await? {
+                Event::Depth { ready, .. } => return Ok(ready),
+                Event::Blocked(_) => {}
+                other => return Err(unexpected(&other)),
+            }
         }
     }
 
@@ -92,6 +95,7 @@ impl<T: Transport> Courier<T> {
             match self.event().await? {
                 Event::Canceled { .. } => return Ok(()),
                 Event::Delivered(delivery) => self.settle(delivery.tag, Settlement::Requeue),
+                Event::Blocked(_) => {}
                 other => return Err(unexpected(&other)),
             }
         }

@@ -18,12 +18,16 @@ import sys
 import tempfile
 import time
 
-import actors
-import amqp
-import verdict
-import worlds
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "live"))
 
-ROUTE = amqp.ROUTE
+import actors  # noqa: E402
+import verdict  # noqa: E402
+import worlds  # noqa: E402
+from messages import Messages  # noqa: E402
+from pipeline import PATIENCE_SECONDS, Pipeline  # noqa: E402
+
+ROUTE = ["a", "b", "c"]
 HANDLERS = {"a": "function", "b": "coroutine", "c": "generator"}
 # Each a little slower than the one before it, so that all three queues fill up.
 SLOWER = {"a": 1.0, "b": 1.2, "c": 1.4}
@@ -32,8 +36,6 @@ NAMESPACE = "kill"
 TURN_SECONDS = 1.5
 # How long, after that, the stage is waited for, before any other will do as well.
 STAGE_SECONDS = 1.0
-# Nothing has moved for so long: the run has failed.
-PATIENCE_SECONDS = 120.0
 # A window smaller than this would make "half of it" say little.
 LEAST_WINDOW = 8
 # Messages that may be on their way at once: enough to keep three windows full.
@@ -55,20 +57,12 @@ def arguments():
     return parser.parse_args()
 
 
-def queue(actor):
-    return f"asya-{NAMESPACE}-{actor}"
-
-
-class Suite:
+class Suite(Pipeline):
     """One run on one broker."""
 
     def __init__(self, given, world, folder):
-        self.given, self.world, self.folder = given, world, folder
-        self.kills = []
-        self.journal = os.path.join(folder, "runs")
-        self.received = os.path.join(folder, "received")
-        open(self.journal, "w").close()
-        open(self.received, "w").close()
+        super().__init__(world, Messages(ROUTE), NAMESPACE, folder)
+        self.given = given
         environment = {
             **world.environment(),
             "ASYA_NAMESPACE": NAMESPACE,
@@ -81,79 +75,30 @@ class Suite:
             "KILL_JOURNAL": self.journal,
         }
         programs = {"sidecar": os.path.abspath(given.sidecar), "runtime": os.path.abspath(given.runtime), "python": given.python}
-        self.actors = [actors.Actor(name, HANDLERS[name], folder, programs, environment, given.seconds * SLOWER[name]) for name in ROUTE]
-        self.sender = world.sender(queue("a"), ROUTE, given.messages, os.path.join(folder, "sent"))
-        self.reader = None
-        self.answered = set()
-        self.read_to = 0
-        self.moved = time.monotonic()
+        self.actors = [
+            actors.Actor(
+                name, HANDLERS[name], HERE, folder, programs,
+                {**environment, "KILL_SECONDS": str(given.seconds * SLOWER[name])}, world.broker_port(),
+            )
+            for name in ROUTE
+        ]  # fmt: skip
 
     def run(self):
-        for actor in self.actors:
-            actor.start()
-        self.wait(lambda: all(self.is_ready(actor) for actor in self.actors), "every actor to be ready")
-        sinks = [queue(name) for name in ("x-sink", "x-sump", *(f"{name}-dlq" for name in ROUTE))]
-        self.reader = self.world.reader(self.received, sinks)
-        self.sender.start()
+        journal = os.path.join(self.folder, "sent")
+        self.start(lambda queue: self.world.sender(queue, self.messages, self.given.messages, journal))
         started = time.monotonic()
         self.kill_all()
         self.sender.allow(self.given.messages)
-        self.wait(lambda: len(self.answered) >= self.given.messages, "every message to have an outcome")
-        self.wait(self.is_quiet, "the actors to have nothing in flight")
-        self.sender.finish()
-        seconds = time.monotonic() - started
-        statuses = {actor.name: actor.stop() for actor in self.actors}
-        left = {name: self.world.depth(queue(name)) for name in (*ROUTE, "x-sink", "x-sump")}
-        self.reader.kill()
-        self.reader.wait()
-        return seconds, statuses, left
+        faults = self.finish()
+        return time.monotonic() - started, faults
 
-    # --- waiting ---
-
-    def look(self):
-        """Take in what has happened since; raise when nothing has for too long."""
-        if self.sender.failure:
-            raise SystemExit(f"the sender failed: {self.sender.failure!r}")
-        if self.reader and self.reader.poll() is not None:
-            raise SystemExit(f"the reader ended with {self.reader.returncode}")
-        for actor in self.actors:
-            actor.watch()
-        with open(self.received) as file:
-            file.seek(self.read_to)
-            text = file.read()
-        whole = text.rpartition("\n")[0]
-        if whole:
-            self.read_to += len(whole.encode()) + 1
-            before = len(self.answered)
-            self.answered.update(json.loads(line)["id"] for line in whole.split("\n"))
-            if len(self.answered) > before:
-                self.moved = time.monotonic()
-        # Each kill has its share of the messages, so that there are some in flight for the last one too; more of them only
-        # while nothing is left to hit.
+    def allowance(self):
+        """Each kill has its share of the messages, so that there are some in flight for the last one too; more of them only
+        while nothing is left to hit."""
         share = self.given.messages * (len(self.kills) + 3) // max(self.given.kills, 1)
         if len(self.answered) == self.sender.sent:
             share = max(share, self.sender.sent + ON_THEIR_WAY // 4)
-        self.sender.allow(min(share, len(self.answered) + ON_THEIR_WAY))
-        if time.monotonic() - self.moved > PATIENCE_SECONDS:
-            missing = sorted({amqp.message_id(number) for number in range(self.sender.sent)} - self.answered)
-            raise SystemExit(f"nothing has moved for {PATIENCE_SECONDS:.0f} s; {len(missing)} of {self.sender.sent} messages have no outcome: {missing[:10]}")
-
-    def wait(self, condition, what):
-        begun = time.monotonic()
-        while not condition():
-            self.look()
-            if time.monotonic() - begun > 10 * PATIENCE_SECONDS:
-                raise SystemExit(f"waited too long for {what}")
-            time.sleep(0.05)
-
-    def is_ready(self, actor):
-        gauges = actor.gauges()
-        self.moved = time.monotonic() if gauges and gauges.workers else self.moved
-        return bool(gauges and gauges.workers and gauges.connected)
-
-    def is_quiet(self):
-        gauges = [actor.gauges() for actor in self.actors]
-        return all(each and each.active == 0 for each in gauges) and all(self.world.depth(queue(name)) == 0 for name in ROUTE)
+        return min(share, len(self.answered) + ON_THEIR_WAY)
 
     # --- killing ---
 
@@ -191,7 +136,7 @@ class Suite:
         """Break an actor's connections (or the whole broker) while another consumer holds its queue, so that what it then finishes
         has lost its delivery and is not claimed. Let it fill its window again with the rest of the queue, and kill; then the
         other consumer gives back what it holds."""
-        holder = self.world.hold(queue(actor.name))
+        holder = self.world.hold(self.queue(actor.name))
         try:
             if not self.hit(actor, self.world.kinds[-1], gauges, "publishing"):
                 return False
@@ -234,20 +179,16 @@ def run_on(given, make_world):
     world = make_world(folder)
     suite = Suite(given, world, folder)
     try:
-        seconds, statuses, left = suite.run()
+        seconds, faults = suite.run()
     except BaseException:
         print(f"logs and journals: {folder}", file=sys.stderr)
         raise
     finally:
-        with open(os.path.join(folder, "kills"), "w") as file:
-            file.writelines(json.dumps(kill) + "\n" for kill in suite.kills)
+        suite.write_kills()
         world.stop()
-    with open(os.path.join(folder, "sent")) as file:
-        sent = {line.split()[0] for line in file}
-    counts, faults = verdict.judge(sent, verdict.read_journal(suite.journal), suite.kills, verdict.read_lines(suite.received), ROUTE, suite.sender.resent)
-    faults += [fault for actor in suite.actors for fault in actor.unexpected]
-    faults += [f"the sidecar of {name} ended with {status} when it was asked to drain" for name, status in statuses.items() if status]
-    faults += [f"{count} messages are left in {queue(name)}" for name, count in left.items() if count]
+    runs = verdict.Journal(suite.journal).runs
+    counts, wrong = verdict.judge(suite.sent(), runs, suite.kills, verdict.read_lines(suite.received), ROUTE, suite.sender.resent)
+    faults += wrong
     stages = collections.Counter(kill["stage"] for kill in suite.kills)
     if given.kills:
         faults += [f"no kill has hit the stage {stage}" for stage in world.stages if not stages[stage]]
@@ -279,7 +220,7 @@ def main():
     on = []
     for pair in os.environ.get("ASYA_TEST_AMQP_URLS", "").split():
         version, _, url = pair.partition("=")
-        on.append(lambda _, version=version, url=url: worlds.RabbitMq(version, url, given.python))
+        on.append(lambda _, version=version, url=url: worlds.RabbitMq(version, url))
     if given.embedded:
         on.append(lambda folder: worlds.Embedded(given.embedded, folder))
     for make_world in on:

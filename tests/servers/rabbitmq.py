@@ -31,6 +31,8 @@ import sys
 import tempfile
 import time
 
+from ports import free_ports
+
 # What each version is: the Debian release whose package it is, and what that package's version must start with.
 RELEASES = {"3.10": ("bookworm", "3.10."), "4.0": ("trixie", "4.0."), "4.3": ("forky", "4.3.")}
 # What runs where nobody names versions: the oldest and the newest.
@@ -151,15 +153,6 @@ def write(path, text, mode=0o644):
 
 
 # --- start ------------------------------------------------------------------------------------------------------------
-
-
-def free_ports(count):
-    """Ports that nobody listens on now; all different because all are held until the last is found."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def make_certificates(folder):

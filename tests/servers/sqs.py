@@ -23,7 +23,8 @@ import time
 import urllib.error
 import urllib.request
 
-from rabbitmq import Failure, cache_folder, free_ports, hold, run_quietly, sweep, write
+from ports import free_ports
+from rabbitmq import Failure, cache_folder, hold, run_quietly, sweep, write
 
 VERSIONS = {"elasticmq": "1.7.1", "ministack": "1.5.33"}
 HOST_PACKAGES = {"java": "default-jre-headless", "mvn": "maven"}

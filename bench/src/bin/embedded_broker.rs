@@ -17,12 +17,16 @@ struct Arguments {
     /// Where clients connect.
     #[arg(long)]
     socket: PathBuf,
+    /// Free bytes of its disk below which it takes no messages.
+    #[arg(long, default_value_t = Options::default().disk_free_min)]
+    disk_free_min: u64,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match Broker::spawn(&arguments.folder, Options::default(), &arguments.socket) {
+    let options = Options { disk_free_min: arguments.disk_free_min, ..Options::default() };
+    match Broker::spawn(&arguments.folder, options, &arguments.socket) {
         Ok(_running) => std::future::pending().await,
         Err(error) => {
             eprintln!("embedded_broker: {error}");

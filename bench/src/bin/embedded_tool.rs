@@ -1,15 +1,16 @@
 //! Sends to and reads from the embedded broker, for suites that are written in another language.
 //!
 //! `send` takes lines `ID<tab>BODY` and prints each id once the broker has the message; after a lost connection it sends
-//! again what was not confirmed, and says `again ID` first. `read` prints the body of every message of a queue, a line each,
+//! again what was not confirmed, and says `again ID` first; what the broker declines (its disk is full) it offers again. `read` prints the body of every message of a queue, a line each,
 //! and then acknowledges it. `hold` takes every message of a queue and settles none; it says `holding` first. A number on its
-//! input makes it take no more and give back all but so many, the oldest. `depth` prints how many wait. Blocks until its input
+//! input makes it take no more and give back all but so many, the oldest, the last one first; then it says `gave N`. `depth` prints how many wait. Blocks until its input
 //! ends (`send`) or it is killed (`read`, `hold`).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use asya_bench::Error;
 use asya_bench::courier::Courier;
@@ -20,6 +21,8 @@ use tokio::sync::mpsc;
 
 /// Publishes that are open at once, and lines that are read ahead.
 const OPEN: usize = 64;
+/// What was declined is offered again after this: a full disk takes a person, or a test.
+const OFFER_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Deliveries held while a queue is read.
 const WINDOW: u32 = 64;
 /// Deliveries held for good: more than any suite has on its way.
@@ -72,7 +75,7 @@ async fn send(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
     let mut lines = input();
     let mut open: BTreeMap<u64, String> = BTreeMap::new();
     let (mut next, mut ended) = (0, false);
-    let mut again = Vec::new();
+    let (mut again, mut declined) = (Vec::new(), Vec::new());
     while !(ended && open.is_empty()) {
         tokio::select! {
             line = lines.recv(), if !ended && open.len() < OPEN => match line {
@@ -83,6 +86,11 @@ async fn send(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
                 }
                 None => ended = true,
             },
+            () = tokio::time::sleep(OFFER_AGAIN_AFTER), if !declined.is_empty() => {
+                for token in declined.drain(..) {
+                    publish(&mut courier, token, queue, open.get(&token).map(String::as_str).unwrap_or_default());
+                }
+            }
             happened = courier.events() => happened?,
         }
         while let Some(event) = courier.arrived() {
@@ -90,6 +98,7 @@ async fn send(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
                 Event::Published { token, outcome: Outcome::Confirmed } => {
                     say(id_of(open.remove(&token.0).as_deref().unwrap_or_default()))?;
                 }
+                Event::Published { token, outcome: Outcome::Refused(_) } => declined.push(token.0),
                 Event::Published { token, .. } => again.push(token.0),
                 Event::Connected { .. } => {
                     for token in again.drain(..) {
@@ -129,9 +138,12 @@ async fn hold(mut courier: Courier<EmbeddedTransport>, queue: &str) -> Result<()
             Some(number) = numbers.recv() => {
                 let most = number.parse().unwrap_or(usize::MAX);
                 courier.cancel().await?;
-                for tag in held.drain(..).skip(most) {
-                    courier.settle(tag, Settlement::Requeue);
+                let back = held.split_off(most.min(held.len()));
+                for tag in back.iter().rev() {
+                    courier.settle(*tag, Settlement::Requeue);
                 }
+                courier.flush();
+                say(&format!("gave {}", back.len()))?;
             }
             happened = courier.events() => happened?,
         }

@@ -11,7 +11,12 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
+
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "servers"))
+
+from ports import free_ports  # noqa: E402
 
 SCRAPE_SECONDS = 1
 _GAUGE = re.compile(r'^asya_actor_(active_messages|window_messages|workers_ready|broker_connected|stage_messages)(?:\{([^}]*)\})? (\S+)$', re.M)
@@ -22,13 +27,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def die_with_parent():
     """Run between fork and exec: nothing outlives the suite."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_port():
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def children_of(pid):
@@ -61,14 +59,17 @@ class Gauges:
 
 
 class Actor:
-    """A sidecar and a runtime. `dead` counts ends that nobody asked for."""
+    """A sidecar and a runtime that serves `handlers.{handler}` of a suite's folder. `unexpected`: ends that nobody asked for.
 
-    def __init__(self, name, handler, folder, programs, environment, seconds):
+    `broker_port`: where the sidecar's connections go; None where that is no TCP port.
+    """
+
+    def __init__(self, name, handler, suite, folder, programs, environment, broker_port=None):
         self.name = name
         self.folder = os.path.join(folder, name)
         self.programs = programs
-        self.port = free_port()
-        self.broker_port = int(environment["KILL_BROKER_PORT"])
+        (self.port,) = free_ports(1)
+        self.broker_port = broker_port
         self.unexpected = []
         os.makedirs(self.folder)
         self.environment = {
@@ -78,11 +79,11 @@ class Actor:
             "ASYA_HANDLER": f"handlers.{handler}",
             "ASYA_SOCKET_DIR": self.folder,
             "ASYA_METRICS_ADDR": f"127.0.0.1:{self.port}",
-            "PYTHONPATH": os.path.dirname(os.path.abspath(__file__)),
+            "PYTHONPATH": suite,
             "PYTHONDONTWRITEBYTECODE": "1",
-            "KILL_SECONDS": str(seconds),
         }
         self.sidecar = self.runtime = None
+        self.draining = False
 
     def start(self):
         """Start whatever does not run."""
@@ -100,12 +101,21 @@ class Actor:
 
     def watch(self):
         """Start again what has ended by itself, and remember that it did."""
+        if self.draining:
+            return
         for what in ("sidecar", "runtime"):
             process = getattr(self, what)
             if process is not None and process.poll() is not None:
                 self.unexpected.append(f"{what} of {self.name} ended with {process.returncode}")
                 setattr(self, what, None)
         self.start()
+
+    def let_go(self):
+        """Its processes, for whoever drains and ends them; until `draining` is false again they are not started."""
+        self.draining = True
+        both = self.sidecar, self.runtime
+        self.sidecar = self.runtime = None
+        return both
 
     def gauges(self):
         """What the sidecar says now, or None."""
@@ -134,6 +144,8 @@ class Actor:
             return True
         what = "sidecar" if kind == "sidecar" else "runtime"
         process = getattr(self, what)
+        if process is None or process.poll() is not None:
+            return False
         process.kill()
         process.wait()
         setattr(self, what, None)
@@ -167,6 +179,8 @@ def broker_sockets(pid, port):
     except OSError:
         return []
     found = []
+    if port is None:
+        return found
     with open("/proc/net/tcp") as file:
         for line in file.readlines()[1:]:
             _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()

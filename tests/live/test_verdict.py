@@ -93,7 +93,27 @@ def test_what_the_sender_sent_again_may_begin_twice_after_the_end_of_the_broker(
     assert len(verdict.judge({"m"}, runs, broker, [sink("m", 13.0)], ROUTE)[1]) == 1
 
 
+def test_another_try_that_was_called_for_is_no_duplicate():
+    runs = {**straight("m"), ("m", 1): [(11.0, 11.5), (12.0, 12.5)]}
+    received = [sink("m", 14.0)]
+    assert verdict.judge({"m"}, runs, [], received, ROUTE, retries={("m", 1): [11.5]})[1] == []
+    # One error calls for one try, and for none before it.
+    assert len(verdict.judge({"m"}, runs, [], received, ROUTE, retries={("m", 1): [12.2]})[1]) == 1
+    runs[("m", 1)].append((13.0, 13.5))
+    assert len(verdict.judge({"m"}, runs, [], received, ROUTE, retries={("m", 1): [11.5]})[1]) == 1
+
+
+def test_what_was_sent_two_times_may_begin_twice_and_come_twice_to_all_that_follow():
+    runs = {("m", hop): [(10.0 + hop, 10.5 + hop), (10.1 + hop, 10.6 + hop)] for hop in range(3)}
+    received = [sink("m", 14.0), sink("m", 14.1)]
+    counts, faults = verdict.judge({"m"}, runs, [], received, ROUTE, doubled={"m": 9.9})
+    assert (counts["duplicates"], counts["explained"], faults) == (4, 4, [])
+    assert len(verdict.judge({"m"}, runs, [], received, ROUTE, doubled={"m": 20.0})[1]) == 4
+
+
 def test_the_journal_pairs_begins_with_ends(tmp_path):
     path = tmp_path / "runs"
-    path.write_text("begin m 0 a 1.0\nbegin m 0 a 2.0\nend m 0 a 2.5\nbegin n 0 a 3.0\n")
-    assert verdict.read_journal(path) == {("m", 0): [[1.0, 2.5], [2.0, None]], ("n", 0): [[3.0, None]]}
+    path.write_text("begin m 0 a 1.0\nbegin m 0 a 2.0\nend m 0 a 2.5\nbegin n 0 a 3.0\nbegin o 0 a 4.0\nfail o 0 a 4.1\nbegin o 0 a 5.0\nhang o 0 a 5.1\n")
+    journal = verdict.Journal(path)
+    assert journal.runs == {("m", 0): [[1.0, 2.5], [2.0, None]], ("n", 0): [[3.0, None]], ("o", 0): [[4.0, 4.1], [5.0, None]]}
+    assert journal.retries == {("o", 0): [4.1, 5.1]} and journal.hangs == [("a", 5.1)]
