@@ -17,7 +17,9 @@ def _urls(name):
 
 
 _AMQP_URLS, _SQS_URLS = _urls("ASYA_TEST_AMQP_URLS"), _urls("ASYA_TEST_SQS_URLS")
-SQS = "sqs"
+SQS, EMBEDDED = "sqs", "embedded"
+# The folder of embedded_broker and embedded_ask, where these tests run on the embedded broker.
+_PROGRAMS = os.environ.get("ASYA_BLACKBOX_EMBEDDED")
 
 
 def envelope(route, payload, identity="m-1", **more):
@@ -29,7 +31,7 @@ class World:
     """One namespace, its actors, and the test's view of its queues."""
 
     def __init__(self, version, url, broker, runtime):
-        # 3.10 or 4.3 of RabbitMQ, or SQS.
+        # 3.10 or 4.3 of RabbitMQ, or SQS, or EMBEDDED.
         self.version, self.url, self.broker = version, url, broker
         self.namespace = f"bb-{secrets.token_hex(4)}"
         self.actors = []
@@ -60,10 +62,12 @@ class World:
     @property
     def kind(self):
         """The transport's name."""
-        return SQS if self.version == SQS else "rabbitmq"
+        return self.version if self.version in (SQS, EMBEDDED) else "rabbitmq"
 
     def transport(self):
         """What tells a sidecar of the broker."""
+        if self.kind == EMBEDDED:
+            return {"ASYA_TRANSPORT": "embedded", "ASYA_EMBEDDED_SOCKET": self.url}
         if self.kind == SQS:
             # What a killed sidecar held comes back only when its lease is over: soon.
             return {
@@ -89,7 +93,7 @@ class World:
     def wait_until_settled(self, actor):
         """The broker has seen the settlement of everything that this actor took, so that a kill brings nothing back."""
         next(one for one in self.actors if one.environment["ASYA_ACTOR_NAME"] == actor).wait_until_idle()
-        if self.kind == SQS:
+        if self.kind != "rabbitmq":
             until(lambda: self.broker.held(self.queue(actor)) == 0, f"the deliveries of {actor} to be settled")
 
     def broker_log(self):
@@ -118,15 +122,20 @@ def runtime_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def connection():
+def connection(tmp_path_factory):
     """(version, url, client) of the broker."""
-    if len(_AMQP_URLS) + bool(_SQS_URLS) != 1:
+    if len(_AMQP_URLS) + bool(_SQS_URLS) + bool(_PROGRAMS) != 1:
         pytest.exit("run these by tests/blackbox/run.sh, which starts one broker", returncode=64)
     if _SQS_URLS:
         from sqs import Sqs
 
         version, url = SQS, _SQS_URLS["elasticmq"]
         client = Sqs(url)
+    elif _PROGRAMS:
+        from embedded import Embedded
+
+        client = Embedded(_PROGRAMS, str(tmp_path_factory.mktemp("broker")))
+        version, url = EMBEDDED, client.socket
     else:
         ((version, url),) = _AMQP_URLS.items()
         client = Broker(url)
@@ -135,11 +144,11 @@ def connection():
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "only(broker, why): a test about one kind of broker, `rabbitmq` or `sqs`")
+    config.addinivalue_line("markers", "only(broker, why): a test about one kind of broker, `rabbitmq`, `sqs` or `embedded`")
 
 
 def pytest_runtest_setup(item):
-    kind = "sqs" if _SQS_URLS else "rabbitmq"
+    kind = SQS if _SQS_URLS else EMBEDDED if _PROGRAMS else "rabbitmq"
     for mark in item.iter_markers("only"):
         if mark.args[0] != kind:
             pytest.skip(f"about {mark.args[0]}: {mark.args[1]}")

@@ -157,3 +157,13 @@ def later(payload):
     if attempt == 1:
         raise asya.Retry("rate limited", after=payload["after"])
     yield payload
+
+
+def attempt(payload):
+    """Gives which attempt it is, once the gate is open; notes it before."""
+    import asya
+
+    number = asya.context().status["attempt"]
+    _note("begin", number)
+    _wait_for_gate()
+    return {"attempt": number}

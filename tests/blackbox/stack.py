@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.M)
 
 
-def _die_with_parent():
+def die_with_parent():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -76,7 +76,7 @@ class Actor:
     def _spawn(self, what, command):
         with open(os.path.join(self.folder, f"{what}.log"), "wb") as log:
             return subprocess.Popen(
-                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
             )
 
     def wait_until_ready(self):
