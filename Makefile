@@ -27,14 +27,17 @@ simulate: ## the deterministic simulation, then its planted bugs: SEED=n [MESSAG
 	@tests/env/install.sh test
 	@$(PYTHON) tests/planted/run.py $(if $(SEED),--seed $(SEED)) $(if $(MESSAGE),--message $(MESSAGE)) $(if $(BUG),--bug $(BUG)) $(if $(SEEDS),--seeds $(SEEDS))
 
-kill: ## the kill suite: 10,000 messages through three actors under SIGKILL
+kill: ## the kill suite: messages through three actors while each stage of a sidecar is hit by SIGKILL
 	@tests/run.sh kill
 
 bench-hop: ## a full hop beside a raw forwarder, interleaved: target/bench/hop.json and docs/perf/hop.md
 	@tests/env/install.sh test
 	@bench/hop.sh $(if $(ROUNDS),--rounds $(ROUNDS))
 
-fuzz: ## every fuzz target for SECONDS=n each (20)
-	@tests/run.sh fuzz
+chaos: ## everything is broken under load, on real brokers: MINUTES=n [SEED=s] [TRANSPORTS="rabbitmq sqs embedded"]; one JSON line each
+	@SEED=$(SEED) TRANSPORTS="$(or $(TRANSPORTS),rabbitmq sqs embedded)" tests/chaos/run.sh --minutes $(or $(MINUTES),2) $(if $(ACTORS),--actors $(ACTORS))
 
-.PHONY: help demo test lint fmt simulate kill bench-hop fuzz
+fuzz: ## every fuzz target for its share of MINUTES=n (4) [ONLY="target…"]
+	@MINUTES=$(or $(MINUTES),4) ONLY="$(ONLY)" tests/fuzz/run.sh
+
+.PHONY: help demo test lint fmt simulate kill bench-hop chaos fuzz

@@ -10,8 +10,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 
 LINT="fmt clippy deny rustdoc mypy"
-TEST="cargo python loom miri fuzz simulate blackbox kill"
-SECONDS_PER_FUZZ_TARGET=${SECONDS_PER_FUZZ_TARGET:-20}
+TEST="cargo python loom miri fuzz simulate blackbox kill chaos"
 SIMULATION_SEEDS=${SIMULATION_SEEDS:-3000}
 
 if [ "${1:-}" = --list ]; then
@@ -46,7 +45,7 @@ phase_cargo() { tests/servers/with-brokers.sh 3.10 4.0 4.3 --tls --sqs -- cargo 
 
 phase_python() {
     runtime/tests/run.sh
-    target/venv/bin/python -m pytest -q -p no:cacheprovider tests/kill
+    target/venv/bin/python -m pytest -q -p no:cacheprovider tests/live tests/chaos
 }
 
 phase_loom() { RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release -p asya-ring --lib loom -- --nocapture; }
@@ -57,27 +56,21 @@ phase_miri() {
         cargo +nightly miri test -p asya-ring --test memory --test model --test peer_words
 }
 
-phase_fuzz() {
-    tests/env/install.sh tools
-    local folder target
-    PATH="$(tests/env/install.sh tools-path):$PATH"
-    for folder in dataplane/*/fuzz; do
-        for target in $(cargo +nightly fuzz list --fuzz-dir "$folder"); do
-            cargo +nightly fuzz run --fuzz-dir "$folder" "$target" -- -max_total_time="$SECONDS_PER_FUZZ_TARGET" -rss_limit_mb=2048
-        done
-    done
-}
+phase_fuzz() { tests/fuzz/run.sh; }
 
 # The planted bugs take minutes more: `make simulate` runs them too.
 phase_simulate() { cargo run --quiet --profile sim -p asya-tests --bin simulate -- --seeds "$SIMULATION_SEEDS"; }
 
-phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3 sqs" tests/blackbox/run.sh; }
+phase_blackbox() { ASYA_BLACKBOX_BROKER="3.10 4.3 sqs embedded" tests/blackbox/run.sh; }
 
 phase_kill() {
     cargo build --quiet --release -p asya-dataplane -p asya-bench
     target/venv/bin/python runtime/build.py
-    tests/servers/with-brokers.sh ${ASYA_KILL_BROKERS:-4.3} -- target/venv/bin/python tests/kill/run.py --kills 40 --embedded target/release
+    tests/servers/with-brokers.sh ${ASYA_KILL_BROKERS:-4.3} -- target/venv/bin/python tests/kill/run.py --messages 6000 --kills 40 --embedded target/release
 }
+
+# What a longer run does: make chaos MINUTES=n.
+phase_chaos() { tests/chaos/run.sh --messages 100000 --actors 2 1 3; }
 
 # --- running them -----------------------------------------------------------------------------------------------------
 

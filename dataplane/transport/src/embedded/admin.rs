@@ -319,8 +319,11 @@ impl EmbeddedAdmin {
         let header = Header::read(&header)?.ok_or(Malformed("a header is cut short"))?;
         let mut head = vec![0; header.head];
         self.stream.read_exact(&mut head)?;
-        let mut body = vec![0; usize::try_from(header.body).unwrap_or(usize::MAX)];
-        self.stream.read_exact(&mut body)?;
+        // Grows with what comes, and not with what a header of nonsense announces.
+        let mut body = Vec::new();
+        if (&mut self.stream).take(header.body).read_to_end(&mut body)? as u64 != header.body {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
         if header.kind == wire::WELCOME && Fields(&head).u16()? != wire::VERSION {
             return Err(Malformed("the broker speaks another version").into());
         }
